@@ -1,0 +1,1 @@
+"""Checkpoints, results and pointer generations: create-only objects behind one port."""

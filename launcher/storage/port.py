@@ -1,0 +1,151 @@
+"""The port that every store implements.
+
+The contract, checked by ``tests/contract/test_object_store.py`` on each backend:
+
+1. **Create-only.** An object is created under its key or it is there already (ObjectExistsError).
+   Nothing is overwritten; a reader sees the whole object or none. Of many creators one wins.
+2. ``replace`` is the one exception, for convenience views that nothing of ours trusts.
+3. A blob lies under ``blobs/sha256/<2 hex>/<hex>``, hashed while it streams in, before it has its
+   name, and hashed again on every read. Truncation or a flipped bit is BlobDamagedError, naming it.
+4. Bytes cross between store and visible paths by reflink or copy, never by hard link.
+5. Listings are ascending by key, in code-point order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from launcher.errors import ConflictError, IntegrityError
+
+__all__ = [
+    "BlobDamagedError",
+    "BlobInfo",
+    "BlobMissingError",
+    "ObjectExistsError",
+    "ObjectInfo",
+    "ObjectNotFoundError",
+    "ObjectStore",
+    "blob_key",
+]
+
+
+class ObjectExistsError(ConflictError):
+    """The key is taken; what is there stands."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} exists already")
+        self.key = key
+
+
+class ObjectNotFoundError(IntegrityError):
+    """There is no object under this key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"{key} is not in the store")
+        self.key = key
+
+
+class BlobMissingError(IntegrityError):
+    """There is no blob of this digest."""
+
+    def __init__(self, digest: str, where: str) -> None:
+        super().__init__(f"blob {digest} is not in {where}")
+        self.digest, self.where = digest, where
+
+
+class BlobDamagedError(IntegrityError):
+    """A blob's bytes do not hash to its name: it was truncated or changed behind our back."""
+
+    def __init__(self, digest: str, where: str, detail: str) -> None:
+        super().__init__(f"blob {digest} in {where} is damaged: {detail}")
+        self.digest, self.where, self.detail = digest, where, detail
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """``modified`` is epoch seconds, by the store's clock."""
+
+    key: str
+    size_bytes: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """``digest`` is ``sha256:<hex>``."""
+
+    digest: str
+    size_bytes: int
+
+
+def blob_key(digest: str) -> str:
+    """The key of a blob, from its ``sha256:<hex>`` digest."""
+    hexadecimal = digest.removeprefix("sha256:")
+    return f"blobs/sha256/{hexadecimal[:2]}/{hexadecimal}"
+
+
+class ObjectStore(Protocol):
+    """A store of create-only objects and blobs. Every method may raise UnavailableError."""
+
+    @property
+    def where(self) -> str:
+        """What a person would call this store: its path or URL."""
+        ...
+
+    def create(self, key: str, data: bytes) -> None:
+        """Create ``key`` with ``data``, durable when it returns. Raises ObjectExistsError."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write a convenience view, atomically, over whatever is there."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises ObjectNotFoundError."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` is there."""
+        ...
+
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key begins with ``prefix`` and sorts after ``after``, ascending by key."""
+        ...
+
+    def ingest(self, source: Path) -> BlobInfo:
+        """Store a file's bytes as a blob, hashed while they stream in; skipped where it is there already.
+
+        Raises UsageError if ``source`` is no readable regular file.
+        """
+        ...
+
+    def ingest_bytes(self, data: bytes) -> BlobInfo:
+        """Store ``data`` as a blob."""
+        ...
+
+    def stat_blob(self, digest: str) -> BlobInfo | None:
+        """A blob's size, or None where it is absent. Does not read its bytes."""
+        ...
+
+    def verify_blob(self, digest: str) -> BlobInfo:
+        """Hash a blob's bytes. Raises BlobMissingError, BlobDamagedError."""
+        ...
+
+    def read_blob(self, digest: str, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
+        """A small blob's bytes, verified. Raises BlobMissingError, BlobDamagedError, UsageError over the limit."""
+        ...
+
+    def fetch_blob(self, digest: str, dest: Path) -> BlobInfo:
+        """Write a blob to ``dest``: to a temporary file beside it, hashed while it streams, fsynced, renamed when right.
+
+        ``dest``'s folder is made; an existing ``dest`` is replaced atomically.
+        Raises BlobMissingError, BlobDamagedError; ``dest`` is then untouched.
+        """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Free space in bytes, or None where the store has no such limit."""
+        ...
