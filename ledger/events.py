@@ -353,11 +353,15 @@ class RunCancelled(EventData):
 
 
 class PromotionIntended(EventData):
-    """``backup`` is where the target's present file is to be kept; None for a pointer without a file."""
+    """``backup`` is where the target's present file is to go; None where there is no such file.
+
+    ``record`` and ``alert_file`` are where the run wants its documents.
+    """
 
     type: Literal["PromotionIntended"] = "PromotionIntended"
     generation: Generation
     promoted_from: str | None = None
+    backup: str | None = None
     record: str | None = None
     alert_file: str | None = None
 
@@ -367,6 +371,7 @@ class PromotionConfirmed(EventData):
 
     type: Literal["PromotionConfirmed"] = "PromotionConfirmed"
     generation: Generation
+    promoted_from: str | None = None
     backup: str | None = None
     imported: bool = False
 
@@ -417,7 +422,10 @@ class ObsoleteCheckpoint(_Frozen):
 
 
 class StorageMeasured(EventData):
-    """Bytes by class (students, other outputs, inputs, logs, run folders, backups); ``free_bytes`` None where a store has a quota only."""
+    """Bytes by class (students, outputs, logs, run folders, backups, …).
+
+    ``free_bytes`` is None where a store has a quota only.
+    """
 
     type: Literal["StorageMeasured"] = "StorageMeasured"
     store: str
