@@ -1,0 +1,130 @@
+"""One command's working set: project, settings, ledger, store, documents, promoter.
+
+``open_workspace(…, writing=False)`` never creates or changes anything; with ``writing=True`` the home is
+made where it is absent. ``attend`` is what every writing command does first: settle what others left
+half done, bring target files in step, rewrite documents that a crash left behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import clock
+from launcher.documents import Documents, write_atomically
+from launcher.errors import ConflictError, IntegrityError, LauncherError, UnavailableError, UsageError
+from launcher.journal import Journal
+from launcher.promotion import Promoter
+from launcher.settings import Settings
+from launcher.storage.filesystem import FilesystemStore
+from launcher.storage.port import ObjectStore
+from ledger import errors as ledger_errors
+from ledger.events import PromotionConfirmed
+from ledger.stores.port import EventStore
+from ledger.stores.sqlite import SqliteEventStore
+
+__all__ = ["Workspace", "open_workspace", "translated"]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the ledger's errors into the launcher's, with their exit codes."""
+    try:
+        yield
+    except ledger_errors.LedgerError as exc:
+        raise _as_launcher_error(exc) from exc
+
+
+def _as_launcher_error(exc: ledger_errors.LedgerError) -> LauncherError:
+    match exc:
+        case ledger_errors.LedgerDamagedError():
+            return IntegrityError(
+                str(exc), "nothing was changed; launcher audit shows what is intact"
+            )
+        case ledger_errors.LedgerUnavailableError():
+            return UnavailableError(str(exc))
+        case ledger_errors.VersionConflictError():
+            return ConflictError(str(exc))
+        case _:
+            return UsageError(str(exc))
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """``root`` is the project root, absolute; ``home`` holds ledger.db, objects/ and locks/."""
+
+    root: Path
+    settings: Settings
+    home: Path
+    ledger: EventStore
+    store: ObjectStore
+    journal: Journal
+    documents: Documents
+    promoter: Promoter
+
+    @property
+    def locks(self) -> Path:
+        return self.home / "locks"
+
+    def attend(self) -> None:
+        """What a writing command does first; running it again does nothing."""
+        for name in self.journal.pointer_names():
+            self.promoter.settle(name)
+        marker = self.locks / "documents.json"
+        seen, looked = _read_marker(marker)
+        now_ns, size = _now_ns(self.locks), self.ledger.head().size
+        stale: set[str] = set()
+        for record in self.ledger.read_all(seen):
+            if record.stream.startswith("run/"):
+                stale.add(record.stream.removeprefix("run/"))
+            elif isinstance(record.data, PromotionConfirmed) and record.data.generation.run_id:
+                stale.add(record.data.generation.run_id)
+        stale |= self._edited(looked)
+        for run_id in sorted(stale):
+            self.documents.write(run_id)
+        write_atomically(marker, json.dumps({"size": size, "looked_ns": now_ns}).encode())
+
+    def _edited(self, looked_ns: int) -> set[str]:
+        """Runs whose relabel_tags.json changed since the last look: a job may have set its status."""
+        known = set(self.journal.run_ids())
+        return {
+            path.parent.parent.name
+            for path in self.home.glob("*/metadata/relabel_tags.json")
+            if path.parent.parent.name in known and path.stat().st_mtime_ns >= looked_ns
+        }
+
+
+def open_workspace(
+    settings: Settings, root: Path, *, writing: bool, actor: str | None = None
+) -> Workspace:
+    """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError."""
+    home = settings.home if settings.home.is_absolute() else root / settings.home
+    with translated():
+        ledger = SqliteEventStore(home / "ledger.db", read_only=not writing)
+    store = FilesystemStore(Path(settings.store) if settings.store else home / "objects")
+    journal = Journal(ledger, actor or settings.actor, clock.now)
+    promoter = Promoter(
+        journal, store, root=root, project=settings.project, new_id=clock.new_id
+    )
+    documents = Documents(journal, home / "locks")
+    return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
+
+
+def _read_marker(path: Path) -> tuple[int, int]:
+    """(ledger size, nanoseconds) of the last look; a cache only, so anything unreadable is zero."""
+    try:
+        marker = json.loads(path.read_bytes())
+        return int(marker["size"]), int(marker["looked_ns"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+
+
+def _now_ns(folder: Path) -> int:
+    """This moment by the file system's own clock, which is the one that edits are stamped with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / "clock"
+    probe.touch()
+    return probe.stat().st_mtime_ns
