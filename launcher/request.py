@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launcher import __version__
 from launcher.config import Config
@@ -19,6 +20,8 @@ from launcher.errors import ConflictError, UsageError
 from launcher.pipeline import plan_stages
 from launcher.project import pointer_name, provenance, relative_to_project
 from launcher.refs import resolve_input
+from launcher.storage.blobs import digest_bytes, digest_file
+from launcher.storage.port import BlobInfo, ObjectStore
 from launcher.tokens import substitute
 from launcher.workspace import Workspace
 from ledger.errors import InvalidNameError
@@ -60,12 +63,30 @@ def own_paths(run_id: str, run_dir: Path) -> dict[str, str]:
     }
 
 
-def request_run(ws: Workspace, config: Config, flags: Flags) -> RunRequested:
-    """The fact that a run is wanted, complete but not yet appended.
+def check(flags: Flags, config: Config) -> None:
+    """Refuse bad names, and a secret's value where it would be kept, before any I/O. Raises UsageError."""
+    try:
+        check_run_id(flags.run_id)
+        for name, value in flags.labels.items():
+            check_label(name)
+            check_label(value)
+    except InvalidNameError as exc:
+        raise UsageError(str(exc)) from exc
+    kept = [flags.note or "", *flags.labels.values(), flags.promotion_target or ""]
+    for name in config.secret_names:
+        value = config.variables.get(name, "")
+        if len(value) >= 8 and any(value in text for text in kept):
+            raise UsageError(f"a note, label or target contains the value of {name}")
+
+
+def request_run(
+    ws: Workspace, config: Config, flags: Flags, *, dry_run: bool = False
+) -> RunRequested:
+    """The fact that a run is wanted, complete but not yet appended. A dry run stores nothing.
 
     Raises UsageError (bad names, missing inputs), ConflictError (the run exists).
     """
-    run_id = _checked(flags)
+    run_id = flags.run_id
     output_root = ws.root / flags.output_root if flags.output_root else ws.home
     run_dir = output_root / run_id
     _refuse_existing(ws, run_id, run_dir)
@@ -74,7 +95,8 @@ def request_run(ws: Workspace, config: Config, flags: Flags) -> RunRequested:
     def expand(value: str | None) -> str | None:
         return substitute(value, own) if value else None
 
-    stored = ws.store.ingest_bytes(config.stored_bytes())
+    store = _Hashing(ws.store) if dry_run else ws.store
+    stored = store.ingest_bytes(config.stored_bytes())
     stages = plan_stages(config.commands, config.timeouts, config.retries, stored.digest)
     tag_file = expand(flags.relabel_tag_file or config.relabel_tag_file)
     return RunRequested(
@@ -92,14 +114,14 @@ def request_run(ws: Workspace, config: Config, flags: Flags) -> RunRequested:
         ),
         stages=stages,
         teacher_checkpoint=_required(
-            ws, run_dir, "teacher_checkpoint", flags.teacher_checkpoint or expand(config.teacher_checkpoint)
+            ws, store, run_dir, "teacher_checkpoint", flags.teacher_checkpoint or expand(config.teacher_checkpoint)
         ),
         teacher_scorecard=_required(
-            ws, run_dir, "teacher_scorecard", flags.teacher_scorecard or expand(config.teacher_scorecard)
+            ws, store, run_dir, "teacher_scorecard", flags.teacher_scorecard or expand(config.teacher_scorecard)
         ),
-        inputs=_globbed(ws, config),
+        inputs=_globbed(ws, store, config),
         relabel_tag_file=relative_to_project(ws.root / tag_file, ws.root) if tag_file else None,
-        promotion=_promotion(ws, config, flags, expand),
+        promotion=_promotion(ws, config, flags),
         labels=dict(flags.labels),
         note=flags.note,
         infrastructure_retries=config.infrastructure_retries,
@@ -113,16 +135,6 @@ def make_folders(run_dir: Path) -> None:
         (run_dir / name).mkdir(parents=True, exist_ok=True)
 
 
-def _checked(flags: Flags) -> str:
-    try:
-        for name, value in flags.labels.items():
-            check_label(name)
-            check_label(value)
-        return check_run_id(flags.run_id)
-    except InvalidNameError as exc:
-        raise UsageError(str(exc)) from exc
-
-
 def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
     if ws.journal.run(run_id).request is not None:
         raise ConflictError(
@@ -134,21 +146,22 @@ def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
         )
 
 
-def _required(ws: Workspace, run_dir: Path, label: str, ref: str | None) -> InputRef:
+def _required(
+    ws: Workspace, store: ObjectStore, run_dir: Path, label: str, ref: str | None) -> InputRef:
     if not ref:
         flag = "--" + label.replace("_", "-")
         raise UsageError(f"no {label.replace('_', ' ')} is given", f"{flag} or {label.upper()}=")
-    return resolve_input(ref, ws.root, run_dir / "inputs", label, ws.journal, ws.store)
+    return resolve_input(ref, ws.root, run_dir / "inputs", label, ws.journal, store)
 
 
-def _globbed(ws: Workspace, config: Config) -> tuple[InputRef, ...]:
+def _globbed(ws: Workspace, store: ObjectStore, config: Config) -> tuple[InputRef, ...]:
     found: list[InputRef] = []
     for patterns, stored in ((config.inputs, True), (config.inputs_private, False)):
         for pattern in patterns:
             paths = sorted(p for p in _glob(ws.root, pattern) if p.is_file())
             if not paths:
                 raise UsageError(f"{config.path}: no file matches the input {pattern!r}")
-            found += [_input(ws, path, pattern, stored=stored) for path in paths]
+            found += [_input(ws, store, path, pattern, stored=stored) for path in paths]
     if len(found) > _MAX_INPUTS:
         raise UsageError(
             f"{config.path}: INPUTS names {len(found)} files, at most {_MAX_INPUTS} are kept",
@@ -164,10 +177,9 @@ def _glob(root: Path, pattern: str) -> list[Path]:
     return list(root.glob(pattern))
 
 
-def _input(ws: Workspace, path: Path, ref: str, *, stored: bool) -> InputRef:
-    from launcher.storage.blobs import digest_file
-
-    blob = ws.store.ingest(path) if stored else digest_file(path)
+def _input(
+    ws: Workspace, store: ObjectStore, path: Path, ref: str, *, stored: bool) -> InputRef:
+    blob = store.ingest(path) if stored else digest_file(path)
     return InputRef(
         ref=ref,
         path=relative_to_project(path, ws.root),
@@ -177,7 +189,23 @@ def _input(ws: Workspace, path: Path, ref: str, *, stored: bool) -> InputRef:
     )
 
 
-def _promotion(ws: Workspace, config: Config, flags: Flags, expand: object) -> PromotionPlan | None:
+class _Hashing:
+    """A store for a dry run: reads go through, an ingest only hashes."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def ingest(self, source: Path) -> BlobInfo:
+        return digest_file(source)
+
+    def ingest_bytes(self, data: bytes) -> BlobInfo:
+        return digest_bytes(data)
+
+
+def _promotion(ws: Workspace, config: Config, flags: Flags) -> PromotionPlan | None:
     if flags.promotion_target is None:
         for flag, value in (
             ("--promotion-record", flags.promotion_record),

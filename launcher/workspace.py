@@ -69,10 +69,14 @@ class Workspace:
     def locks(self) -> Path:
         return self.home / "locks"
 
-    def attend(self) -> None:
-        """What a writing command does first; running it again does nothing."""
+    def attend(self, rolling_back: str | None = None) -> None:
+        """What a writing command does first; running it again does nothing.
+
+        ``rolling_back`` names the pointer that this command turns back: what is open there is not
+        finished, its number is taken by a fence.
+        """
         for name in self.journal.pointer_names():
-            self.promoter.settle(name)
+            self.promoter.settle(name, rolling_back=name == rolling_back)
         marker = self.locks / "documents.json"
         seen, looked = _read_marker(marker)
         now_ns, size = _now_ns(self.locks), self.ledger.head().size

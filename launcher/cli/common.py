@@ -1,0 +1,107 @@
+"""What the commands share: options, the workspace, small pieces of text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from launcher import clock
+from launcher.errors import UsageError
+from launcher.settings import Settings
+from launcher.workspace import Workspace, open_workspace, translated
+
+__all__ = [
+    "age",
+    "confirm",
+    "duration",
+    "home_option",
+    "json_option",
+    "print_json",
+    "short_id",
+    "workspace",
+]
+
+
+
+home_option = click.option(
+    "--home",
+    metavar="DIR",
+    help="Where the ledger is: LAUNCHER_HOME, else runs/self_distill.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def project_root() -> Path:
+    """The folder in which the command was called."""
+    return Path(os.path.abspath(os.getcwd()))  # noqa: PTH100, PTH109 - keeps symlinks as the user sees them
+
+
+def workspace(home: str | None, *, writing: bool, rolling_back: str | None = None) -> Workspace:
+    """This command's workspace; a writing one first attends to what others left half done."""
+    overrides = {"home": home} if home else {}
+    settings = Settings.from_environment(os.environ, project_root(), overrides)
+    ws = open_workspace(settings, project_root(), writing=writing)
+    if writing:
+        with translated():
+            ws.attend(rolling_back)
+    return ws
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, for a program that reads it."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def short_id(run_id: str) -> str:
+    """``20260611T021500Z-7f3a`` -> ``0611-7f3a``; any other id as it is."""
+    found = re.fullmatch(r"\d{4}(\d{4})T\d{6}Z-([0-9a-f]{4})", run_id)
+    return f"{found[1]}-{found[2]}" if found else run_id
+
+
+def duration(seconds: float) -> str:
+    """``0.8s``, ``41s``, ``12m04s``, ``3h07m``."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds from ``start`` to ``end`` (now if None), or None where there is no start."""
+    if start is None:
+        return None
+    until = clock.parse_time(end) if end else datetime.now(UTC)
+    return (until - clock.parse_time(start)).total_seconds()
+
+
+def age(time: str | None) -> str:
+    """``4m``, ``5h``, ``3d`` since ``time``."""
+    seconds = seconds_between(time, None)
+    if seconds is None:
+        return "-"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask; without a terminal ``--yes`` is needed. Raises UsageError, click.Abort."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("this asks a question and there is no terminal", "add --yes")
+    if not click.confirm(question, default=True):
+        raise click.Abort

@@ -1,0 +1,195 @@
+"""submit, resume, cancel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from launcher import clock, request
+from launcher.cli.common import home_option, project_root, short_id, workspace
+from launcher.cli.progress import Screen, say_end
+from launcher.config import Config, load
+from launcher.errors import ConflictError, UsageError
+from launcher.executors.local import LocalExecutor
+from launcher.pipeline import skip_warnings
+from launcher.refs import find_run
+from launcher.runner import Runner
+from launcher.workspace import Workspace, translated
+from ledger.decider import RunState
+from ledger.events import RunRequested
+
+__all__ = ["cancel_command", "resume_command", "submit_command"]
+
+
+def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{flag} {value!r} is not NAME=VALUE")
+        if name in pairs:
+            raise UsageError(f"{flag} {name} is given twice")
+        pairs[name] = text
+    return pairs
+
+
+@click.command("submit", help="Start a run and follow it to its end.")
+@click.option("--config", metavar="FILE", required=True, help="What to run: the .env file.")
+@click.option("--teacher-checkpoint", metavar="REF", help="A path, run:RUN, pointer:NAME or sha256:….")
+@click.option("--teacher-scorecard", metavar="REF", help="The teacher's scorecard.")
+@click.option("--promotion-target", metavar="TARGET", help="Promote the student to this file or pointer name.")
+@click.option("--promotion-record", metavar="FILE", help="Where the promotion record goes.")
+@click.option("--storage-alert-file", metavar="FILE", help="Where the storage alert goes.")
+@click.option("--run-id", metavar="ID", help="Default YYYYMMDDTHHMMSSZ-xxxx.")
+@click.option("--output-root", metavar="DIR", help="Where run folders go; default the home.")
+@click.option("--relabel-tag-file", metavar="FILE", help="Where the relabel stage leaves its tags.")
+@click.option("--set", "overrides", metavar="NAME=VALUE", multiple=True, help="Override a config value; recorded.")
+@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where stages run.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Kept with the run.")
+@click.option("--note", metavar="TEXT", help="Kept with the run.")
+@click.option("--dry-run", is_flag=True, help="Check everything and print the plan; start nothing, write nothing.")
+@home_option
+def submit_command(
+    config: str,
+    teacher_checkpoint: str | None,
+    teacher_scorecard: str | None,
+    promotion_target: str | None,
+    promotion_record: str | None,
+    storage_alert_file: str | None,
+    run_id: str | None,
+    output_root: str | None,
+    relabel_tag_file: str | None,
+    overrides: tuple[str, ...],
+    executor: str,
+    labels: tuple[str, ...],
+    note: str | None,
+    dry_run: bool,
+    home: str | None,
+) -> int:
+    parsed = load(project_root() / config)
+    sets = _pairs(overrides, "--set")
+    parsed = parsed.with_overrides(sets)
+    flags = request.Flags(
+        run_id=run_id or clock.new_run_id(clock.now()),
+        teacher_checkpoint=teacher_checkpoint,
+        teacher_scorecard=teacher_scorecard,
+        promotion_target=promotion_target,
+        promotion_record=promotion_record,
+        storage_alert_file=storage_alert_file,
+        output_root=output_root,
+        relabel_tag_file=relabel_tag_file,
+        overrides=sets,
+        labels=_pairs(labels, "--label"),
+        note=note,
+    )
+    request.check(flags, parsed)
+    for warning in parsed.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    ws = workspace(home, writing=not dry_run)
+    with translated():
+        wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
+        for warning in skip_warnings(wanted.stages):
+            click.echo(f"warning: {warning}", err=True)
+        if dry_run:
+            _print_plan(wanted)
+            return 0
+        _append_request(ws, wanted)
+        return _drive(ws, parsed, wanted.run_id)
+
+
+def _append_request(ws: Workspace, wanted: RunRequested) -> None:
+    def propose(state: RunState) -> list[RunRequested]:
+        if state.request is not None:
+            raise ConflictError(
+                f"run {wanted.run_id} exists", f"launcher resume {wanted.run_id}, or another --run-id"
+            )
+        return [wanted]
+
+    ws.journal.record_run(wanted.run_id, propose)
+
+
+def _print_plan(wanted: RunRequested) -> None:
+    click.echo(f"run {wanted.run_id}  (dry run: nothing was started or written)")
+    click.echo(f"config              {wanted.config.path}")
+    for label, given in (
+        ("teacher checkpoint", wanted.teacher_checkpoint),
+        ("teacher scorecard", wanted.teacher_scorecard),
+    ):
+        if given is not None:
+            click.echo(f"{label:<19} {given.path}  {given.digest[:19]}…  {given.size_bytes} bytes")
+    for plan in wanted.stages:
+        click.echo(f"{plan.name:<19} {plan.command if plan.command else '(skipped: no command)'}")
+    if wanted.promotion:
+        click.echo(f"promotion target    {wanted.promotion.target}")
+
+
+def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -> int:
+    screen = Screen(ws)
+    runner = Runner(ws, LocalExecutor(ws.store, ws.home), config, screen)
+    runner.force = force
+    screen.opening(ws.journal.run(run_id))
+    with screen:
+        outcome = runner.run(run_id)
+    say_end(ws, outcome)
+    return outcome.exit_code
+
+
+@click.command("resume", help="Go on with a run whose launcher died; finish an undecided promotion.")
+@click.argument("run")
+@click.option("--force", is_flag=True, help="Give up an attempt that another machine started.")
+@home_option
+def resume_command(run: str, force: bool, home: str | None) -> int:
+    ws = workspace(home, writing=True)
+    with translated():
+        run_id = find_run(ws.journal, run)
+        state = ws.journal.run(run_id)
+        return _drive(ws, config_of(ws, state, os.environ), run_id, force=force)
+
+
+@click.command("cancel", help="Stop a run: its whole process group, after a grace period.")
+@click.argument("run")
+@click.option("--reason", default="cancelled by hand", metavar="TEXT", help="Kept with the run.")
+@home_option
+def cancel_command(run: str, reason: str, home: str | None) -> int:
+    ws = workspace(home, writing=True)
+    with translated():
+        run_id = find_run(ws.journal, run)
+        state = ws.journal.run(run_id)
+        if state.status != "open":
+            raise ConflictError(f"run {run_id} ended already: {state.status}")
+        runner = Runner(ws, LocalExecutor(ws.store, ws.home), config_of(ws, state, {}), Screen(ws))
+        while state.status == "open":
+            state = runner.cancel(run_id, reason)
+        ws.documents.write(run_id)
+    click.echo(f"{short_id(run_id)}  {state.status}")
+    return 0 if state.status == "cancelled" else 3
+
+
+def config_of(ws: Workspace, state: RunState, environment: Mapping[str, str]) -> Config:
+    """The config that a run was requested with; secret values come from its file or the environment.
+
+    With an empty ``environment`` nothing secret is looked for: enough where no stage will start.
+    """
+    assert state.request is not None
+    ref = state.request.config
+    stored = Config.from_stored(ws.store.read_blob(ref.digest), path=ref.path or "config")
+    if not environment or not stored.secret_names:
+        return stored
+    secrets = {name: environment[name] for name in stored.secret_names if name in environment}
+    if ref.path is not None:
+        path = Path(state.request.project_root, ref.path)
+        if path.is_file():
+            present = load(path).variables
+            secrets |= {name: present[name] for name in stored.secret_names if name in present}
+    missing = sorted(stored.secret_names - secrets.keys())
+    if missing and state.status == "open":
+        raise UsageError(
+            f"the secret {', '.join(missing)} is neither in {ref.path} nor in the environment",
+            "secrets are never stored; set it and resume again",
+        )
+    return stored.with_secrets(secrets)
+
+
