@@ -25,6 +25,7 @@ __all__ = [
     "STAGES",
     "Cause",
     "EventData",
+    "NewerEvent",
     "Recorded",
     "StageName",
     "parse_event",
@@ -453,6 +454,22 @@ class GarbageCollected(EventData):
     size_bytes: int
 
 
+EVENT_TYPES: Final[dict[str, type[EventData]]] = {
+    cls.model_fields["type"].default: cls for cls in EventData.__subclasses__()
+}
+
+
+class NewerEvent(EventData):
+    """An event that this program is too old for: ``text`` is its data as canonical JSON.
+
+    It is read, counted and passed over; never written.
+    """
+
+    type: str
+    newer_schema: int
+    text: str
+
+
 AnyEvent = Annotated[
     RunRequested
     | StageIntended
@@ -483,9 +500,6 @@ AnyEvent = Annotated[
     Field(discriminator="type"),
 ]
 
-EVENT_TYPES: Final[dict[str, type[EventData]]] = {
-    cls.model_fields["type"].default: cls for cls in EventData.__subclasses__()
-}
 _ADAPTER: TypeAdapter[EventData] = TypeAdapter(AnyEvent)
 
 D = TypeVar("D", bound=EventData, covariant=True)

@@ -1,0 +1,120 @@
+"""The ledger in memory: for tests and simulations, under the same contract suite as the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ledger import records
+from ledger.errors import VersionConflictError
+from ledger.events import Recorded
+from ledger.ids import check_stream
+from ledger.stores.port import NewEvent, StoredEvent, TreeHead
+from ledger.transparency.merkle import EMPTY_ROOT, Frontier, leaf_hash
+
+__all__ = ["MemoryEventStore"]
+
+
+class MemoryEventStore:
+    """An EventStore that forgets. One process, one thread."""
+
+    where = "memory"
+
+    def __init__(self) -> None:
+        self._events: list[StoredEvent] = []
+        self._heads: list[TreeHead] = []
+        self._frontier = Frontier()
+        self._newer: tuple[str, int, str | None] | None = None
+
+    def append(
+        self,
+        stream: str,
+        expected_version: int,
+        events: Sequence[NewEvent],
+        *,
+        now: str,
+        actor: str,
+    ) -> list[Recorded[Any]]:
+        check_stream(stream)
+        if not events or len({e.id for e in events}) != len(events):
+            raise ValueError("a batch has at least one event, each with an id of its own")
+        records.refuse_newer(self._newer)
+        actual = sum(e.stream == stream for e in self._events)
+        by_id = {e.id: e for e in self._events}
+        known = [self._parse(by_id[e.id]) if e.id in by_id else None for e in events]
+        said = records.settle_known(
+            events, known, stream=stream, expected=expected_version, actual=actual
+        )
+        if said is not None:
+            return said
+        fresh = [
+            StoredEvent(
+                len(self._events) + i,
+                event.id,
+                stream,
+                actual + 1 + i,
+                records.encode(event, stream=stream, version=actual + 1 + i, now=now, actor=actor),
+            )
+            for i, event in enumerate(events)
+        ]
+        for stored in fresh:
+            self._frontier = self._frontier.append(leaf_hash(stored.raw))
+        self._events += fresh
+        self._heads.append(TreeHead(len(self._events), self._frontier.root()))
+        return [self._parse(stored) for stored in fresh]
+
+    def _parse(self, stored: StoredEvent) -> Recorded[Any]:
+        return records.parse(stored.position, stored.raw, self.where)
+
+    def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded[Any]]:
+        check_stream(stream)
+        return [
+            self._parse(e) for e in self._events if e.stream == stream and e.version > after_version
+        ]
+
+    def read_all(self, from_position: int = 0) -> Iterator[Recorded[Any]]:
+        return (self._parse(e) for e in self._events[from_position:])
+
+    def read_raw(self, from_position: int = 0) -> Iterator[StoredEvent]:
+        return iter(self._events[from_position:])
+
+    def streams(self, prefix: str = "") -> list[str]:
+        return list(dict.fromkeys(e.stream for e in self._events if e.stream.startswith(prefix)))
+
+    def head(self) -> TreeHead:
+        return self._heads[-1] if self._heads else TreeHead(0, EMPTY_ROOT)
+
+    def kept_heads(self) -> list[TreeHead]:
+        return list(self._heads)
+
+    def root_at(self, size: int) -> bytes:
+        if not 0 <= size <= len(self._events):
+            raise ValueError(f"the ledger has {len(self._events)} events, not {size}")
+        frontier = Frontier()
+        for event in self._events[:size]:
+            frontier = frontier.append(leaf_hash(event.raw))
+        return frontier.root()
+
+    def newer_schema(self) -> tuple[str, int, str | None] | None:
+        return self._newer
+
+    def load_raw(self, raws: Sequence[bytes]) -> None:
+        """Take over stored bytes as they are, in position order, as one append. For replays of a copy.
+
+        Raises LedgerDamagedError, VersionConflictError if they do not fit.
+        """
+        for raw in raws:
+            record = records.parse(len(self._events), raw, self.where)
+            at = sum(e.stream == record.stream for e in self._events)
+            if record.version != at + 1:
+                raise VersionConflictError(record.stream, record.version - 1, at)
+            if records.is_newer(record.type, record.schema):
+                self._newer = (record.type, record.schema, None)
+            self._events.append(
+                StoredEvent(len(self._events), record.id, record.stream, record.version, raw)
+            )
+            self._frontier = self._frontier.append(leaf_hash(raw))
+        self._heads.append(TreeHead(len(self._events), self._frontier.root()))
+
+    def close(self) -> None:
+        return

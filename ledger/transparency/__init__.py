@@ -1,0 +1,1 @@
+"""Tamper evidence: the Merkle tree over the ledger's events."""

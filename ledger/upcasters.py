@@ -1,0 +1,33 @@
+"""From yesterday's schemas to today's. Pure.
+
+An upcaster takes an event's stored ``data`` of one schema to the next one; a chain of them takes it to
+the model in ``ledger.events``. A released upcaster is never edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+__all__ = ["UPCASTERS", "upcast"]
+
+Data = dict[str, Any]
+Upcaster = Callable[[Data], Data]
+
+#: (type, schema) -> the function that takes its data to schema + 1. Every type is at schema 1 today.
+UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = MappingProxyType({})
+
+
+def upcast(
+    type_: str,
+    schema: int,
+    data: Data,
+    *,
+    to: int,
+    table: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
+) -> Data:
+    """``data`` at schema ``to``. Raises KeyError if the chain has a gap."""
+    for step in range(schema, to):
+        data = table[(type_, step)](data)
+    return data
