@@ -139,7 +139,7 @@ class ObjectStore(Protocol):
         ...
 
     def fetch_blob(self, digest: str, dest: Path) -> BlobInfo:
-        """Write a blob to ``dest``: to a temporary file beside it, hashed while it streams, fsynced, renamed when right.
+        """Write a blob to ``dest``: beside it, hashed while it streams, fsynced, renamed when right.
 
         ``dest``'s folder is made; an existing ``dest`` is replaced atomically.
         Raises BlobMissingError, BlobDamagedError; ``dest`` is then untouched.
