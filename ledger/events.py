@@ -462,10 +462,12 @@ EVENT_TYPES: Final[dict[str, type[EventData]]] = {
 class NewerEvent(EventData):
     """An event that this program is too old for: ``text`` is its data as canonical JSON.
 
-    It is read, counted and passed over; never written.
+    It is read, counted and passed over; never written. ``type`` is its own, so that nothing mistakes it for
+    the event of that name which it knows; what it was called is ``newer_type``.
     """
 
-    type: str
+    type: Literal["NewerEvent"] = "NewerEvent"
+    newer_type: str
     newer_schema: int
     text: str
 

@@ -1,18 +1,17 @@
 """Between an event and its stored bytes: one canonical JSON envelope. Pure.
 
 The envelope is ``{id, type, schema, stream, version, time, actor, data}`` in RFC 8785 form, written once
-and hashed as stored.
+and hashed as stored. What every store does alike in an append is here too: ``prepare`` before it looks,
+``settle_known`` and ``refuse_newer`` once it has looked, ``recorded`` for what it wrote.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Final
 
-from pydantic import ValidationError
-
-from ledger.canonical import canonical_json
+from ledger.canonical import canonical_json, parse_json
 from ledger.errors import (
     EventTooLargeError,
     LedgerDamagedError,
@@ -27,16 +26,40 @@ from ledger.events import (
     Recorded,
     parse_event,
 )
-from ledger.stores.port import NewEvent
+from ledger.ids import check_stream
+from ledger.stores.port import NewEvent, StoredEvent
 from ledger.upcasters import upcast
 
-__all__ = ["encode", "is_newer", "parse", "same_fact", "settle_known"]
+__all__ = [
+    "encode",
+    "is_newer",
+    "parse",
+    "parse_stored",
+    "prepare",
+    "recorded",
+    "refuse_newer",
+    "same_fact",
+    "settle_known",
+    "written_by",
+]
 
-T = TypeVar("T")
+#: RFC 3339 UTC to the microsecond.
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+#: The envelope's members and their JSON types.
+_ENVELOPE: Final[dict[str, type]] = {
+    "id": str,
+    "type": str,
+    "schema": int,
+    "stream": str,
+    "version": int,
+    "time": str,
+    "actor": str,
+    "data": dict,
+}
 
 
 def data_json(data: EventData) -> dict[str, Any]:
-    """An event's ``data`` as it is stored: every field, without the discriminating type."""
+    """An event's ``data`` as it is stored: every field, defaults included, without its type."""
     return data.model_dump(mode="json", exclude={"type"})
 
 
@@ -59,6 +82,45 @@ def encode(event: NewEvent, *, stream: str, version: int, now: str, actor: str) 
     return raw
 
 
+def prepare(
+    stream: str, expected: int, events: Sequence[NewEvent], *, now: str, actor: str
+) -> list[bytes]:
+    """The bytes that ``events`` get after version ``expected``: all that needs no look at the ledger.
+
+    Raises ValueError for no events, an id twice or a malformed time, InvalidNameError, EventTooLargeError,
+    NotCanonicalError, NewerSchemaError (an event that this program could only read).
+    """
+    check_stream(stream)
+    if not events or len({e.id for e in events}) != len(events):
+        raise ValueError("a batch has at least one event, each with an id of its own")
+    if not _TIME.fullmatch(now):
+        raise ValueError(f"{now!r} is not RFC 3339 UTC to the microsecond")
+    for event in events:
+        if isinstance(event.data, NewerEvent):
+            refuse_newer((event.data.newer_type, event.data.newer_schema, None))
+    return [
+        encode(event, stream=stream, version=version, now=now, actor=actor)
+        for version, event in enumerate(events, start=expected + 1)
+    ]
+
+
+def recorded(
+    event: NewEvent, *, position: int, stream: str, version: int, now: str, actor: str
+) -> Recorded[Any]:
+    """What ``parse`` will make of the bytes of an event just written."""
+    return Recorded(
+        position=position,
+        id=event.id,
+        type=event.data.type,
+        schema=event.data.schema_version,
+        stream=stream,
+        version=version,
+        time=now,
+        actor=actor,
+        data=event.data,
+    )
+
+
 def is_newer(type_: str, schema: int) -> bool:
     """Whether this program is too old for an event of this type and schema."""
     known = EVENT_TYPES.get(type_)
@@ -71,29 +133,38 @@ def parse(position: int, raw: bytes, where: str) -> Recorded[Any]:
     Raises LedgerDamagedError naming the position if the bytes are no event.
     """
     try:
-        envelope = json.loads(raw)
+        envelope = _envelope(raw)
         type_, schema = envelope["type"], envelope["schema"]
-        data: EventData
         if is_newer(type_, schema):
             text = canonical_json(envelope["data"]).decode()
-            data = NewerEvent(type=type_, newer_schema=schema, text=text)
+            envelope["data"] = NewerEvent(newer_type=type_, newer_schema=schema, text=text)
         else:
             today = EVENT_TYPES[type_].schema_version
-            data = parse_event(type_, upcast(type_, schema, envelope["data"], to=today))
-        return Recorded(
-            position=position,
-            id=envelope["id"],
-            type=type_,
-            schema=schema,
-            stream=envelope["stream"],
-            version=envelope["version"],
-            time=envelope["time"],
-            actor=envelope["actor"],
-            data=data,
-        )
-    except (ValueError, KeyError, TypeError, ValidationError) as exc:
-        detail = str(exc).splitlines()[0]
+            envelope["data"] = parse_event(type_, upcast(type_, schema, envelope["data"], to=today))
+    except ValueError as exc:
+        # pydantic's ValidationError is a ValueError whose first line only counts what is wrong.
+        detail = " ".join(str(exc).splitlines()[:3])
         raise LedgerDamagedError(where, f"no event: {detail}", position) from exc
+    return Recorded(position=position, **envelope)
+
+
+def parse_stored(stored: StoredEvent, where: str) -> Recorded[Any]:
+    """As ``parse``, and what the bytes say of themselves is what the store's index says of them."""
+    record = parse(stored.position, stored.raw, where)
+    said = (record.id, record.stream, record.version)
+    if said != (stored.id, stored.stream, stored.version):
+        raise LedgerDamagedError(where, "the event is not the one its index names", stored.position)
+    return record
+
+
+def _envelope(raw: bytes) -> dict[str, Any]:
+    envelope = parse_json(raw)
+    if not isinstance(envelope, dict) or envelope.keys() != _ENVELOPE.keys():
+        raise ValueError("its members are not an envelope's")
+    for name, kind in _ENVELOPE.items():
+        if type(envelope[name]) is not kind:
+            raise ValueError(f"its {name} is no {kind.__name__}")
+    return envelope
 
 
 def same_fact(known: Recorded[Any], event: NewEvent, stream: str) -> bool:
@@ -137,3 +208,13 @@ def refuse_newer(newer: tuple[str, int, str | None] | None) -> None:
         type_, schema, written_by = newer
         known = EVENT_TYPES[type_].schema_version if type_ in EVENT_TYPES else 0
         raise NewerSchemaError(type_, schema, known, written_by)
+
+
+def written_by(*raws: bytes) -> str | None:
+    """The launcher version that the first of ``raws`` to name one names, as a run's request does."""
+    for raw in raws:
+        provenance = _envelope(raw)["data"].get("provenance")
+        version = provenance.get("launcher_version") if isinstance(provenance, dict) else None
+        if isinstance(version, str):
+            return version
+    return None

@@ -1,7 +1,7 @@
 """From yesterday's schemas to today's. Pure.
 
-An upcaster takes an event's stored ``data`` of one schema to the next one; a chain of them takes it to
-the model in ``ledger.events``. A released upcaster is never edited.
+An upcaster takes an event's stored ``data`` of one schema to the next one, returning new data; a chain of
+them takes it to the model in ``ledger.events``. A released upcaster is never edited.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def upcast(
     to: int,
     table: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
 ) -> Data:
-    """``data`` at schema ``to``. Raises KeyError if the chain has a gap."""
+    """``data`` at schema ``to``. Raises ValueError below schema 1 or above ``to``, KeyError for a gap."""
+    if not 1 <= schema <= to:
+        raise ValueError(f"{type_} of schema {schema} cannot become schema {to}")
     for step in range(schema, to):
         data = table[(type_, step)](data)
     return data

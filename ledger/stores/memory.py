@@ -23,6 +23,8 @@ class MemoryEventStore:
     def __init__(self) -> None:
         self._events: list[StoredEvent] = []
         self._heads: list[TreeHead] = []
+        self._by_id: dict[str, StoredEvent] = {}
+        self._versions: dict[str, int] = {}
         self._frontier = Frontier()
         self._newer: tuple[str, int, str | None] | None = None
 
@@ -35,36 +37,52 @@ class MemoryEventStore:
         now: str,
         actor: str,
     ) -> list[Recorded[Any]]:
-        check_stream(stream)
-        if not events or len({e.id for e in events}) != len(events):
-            raise ValueError("a batch has at least one event, each with an id of its own")
+        raws = records.prepare(stream, expected_version, events, now=now, actor=actor)
         records.refuse_newer(self._newer)
-        actual = sum(e.stream == stream for e in self._events)
-        by_id = {e.id: e for e in self._events}
-        known = [self._parse(by_id[e.id]) if e.id in by_id else None for e in events]
+        actual = self._versions.get(stream, 0)
+        known = [self._by_id.get(event.id) for event in events]
         said = records.settle_known(
-            events, known, stream=stream, expected=expected_version, actual=actual
+            events,
+            [self._parse(stored) if stored else None for stored in known],
+            stream=stream,
+            expected=expected_version,
+            actual=actual,
         )
         if said is not None:
             return said
-        fresh = [
-            StoredEvent(
-                len(self._events) + i,
-                event.id,
-                stream,
-                actual + 1 + i,
-                records.encode(event, stream=stream, version=actual + 1 + i, now=now, actor=actor),
+        first = len(self._events)
+        for raw in raws:
+            self._keep(raw)
+        self._heads.append(TreeHead(len(self._events), self._frontier.root()))
+        return [
+            records.recorded(
+                event,
+                position=first + i,
+                stream=stream,
+                version=actual + 1 + i,
+                now=now,
+                actor=actor,
             )
             for i, event in enumerate(events)
         ]
-        for stored in fresh:
-            self._frontier = self._frontier.append(leaf_hash(stored.raw))
-        self._events += fresh
-        self._heads.append(TreeHead(len(self._events), self._frontier.root()))
-        return [self._parse(stored) for stored in fresh]
+
+    def _keep(self, raw: bytes) -> None:
+        """One more event, whose version fits."""
+        record = records.parse(len(self._events), raw, self.where)
+        if record.version != self._versions.get(record.stream, 0) + 1:
+            actual = self._versions.get(record.stream, 0)
+            raise VersionConflictError(record.stream, record.version - 1, actual)
+        if self._newer is None and records.is_newer(record.type, record.schema):
+            first = next((e.raw for e in self._events if e.stream == record.stream), raw)
+            self._newer = (record.type, record.schema, records.written_by(raw, first))
+        stored = StoredEvent(record.position, record.id, record.stream, record.version, raw)
+        self._events.append(stored)
+        self._by_id[record.id] = stored
+        self._versions[record.stream] = record.version
+        self._frontier = self._frontier.append(leaf_hash(raw))
 
     def _parse(self, stored: StoredEvent) -> Recorded[Any]:
-        return records.parse(stored.position, stored.raw, self.where)
+        return records.parse_stored(stored, self.where)
 
     def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded[Any]]:
         check_stream(stream)
@@ -79,7 +97,7 @@ class MemoryEventStore:
         return iter(self._events[from_position:])
 
     def streams(self, prefix: str = "") -> list[str]:
-        return list(dict.fromkeys(e.stream for e in self._events if e.stream.startswith(prefix)))
+        return [stream for stream in self._versions if stream.startswith(prefix)]
 
     def head(self) -> TreeHead:
         return self._heads[-1] if self._heads else TreeHead(0, EMPTY_ROOT)
@@ -104,16 +122,7 @@ class MemoryEventStore:
         Raises LedgerDamagedError, VersionConflictError if they do not fit.
         """
         for raw in raws:
-            record = records.parse(len(self._events), raw, self.where)
-            at = sum(e.stream == record.stream for e in self._events)
-            if record.version != at + 1:
-                raise VersionConflictError(record.stream, record.version - 1, at)
-            if records.is_newer(record.type, record.schema):
-                self._newer = (record.type, record.schema, None)
-            self._events.append(
-                StoredEvent(len(self._events), record.id, record.stream, record.version, raw)
-            )
-            self._frontier = self._frontier.append(leaf_hash(raw))
+            self._keep(raw)
         self._heads.append(TreeHead(len(self._events), self._frontier.root()))
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """The embedded ledger: one SQLite file.
 
-Layout: table ``events`` (position, id, stream, version, raw; rowid = position + 1) and table ``heads``
-(size, root, frontier), one row per append. Triggers refuse UPDATE, DELETE and replacing inserts on both.
+Layout: table ``events`` (rowid = position + 1, id, stream, version, raw), table ``heads`` (size, root,
+frontier), one row per append, and table ``schemas`` (type, schema, position of the first such event), so
+that a newer event is noticed without reading them all. Triggers refuse UPDATE, DELETE and replacing or
+out-of-order inserts on each.
 
 Durability: synchronous=FULL. WAL only where the linked SQLite has the fix for lost commits (3.51.3,
 3.50.7, 3.44.6); elsewhere the rollback journal in TRUNCATE mode, whose truncation is synced under FULL,
@@ -13,11 +15,10 @@ One object belongs to one process and one thread; several processes may hold the
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from ledger import records
 from ledger.errors import LedgerDamagedError, LedgerUnavailableError
 from ledger.events import Recorded
 from ledger.ids import check_stream
+from ledger.stores._sqlite_connection import Connection
 from ledger.stores.port import NewEvent, StoredEvent, TreeHead
 from ledger.transparency.merkle import EMPTY_ROOT, Frontier, leaf_hash
 
@@ -33,22 +35,20 @@ __all__ = ["SqliteEventStore", "wal_is_safe"]
 #: "DLed": says whose file this is (PRAGMA application_id).
 _APPLICATION_ID: Final = 0x444C6564
 _LAYOUT: Final = 1
+#: Rows read at a time, so that a slow reader never keeps a writer from committing.
 _PAGE: Final = 500
+_STORED: Final = "SELECT rowid - 1, id, stream, version, raw FROM events"
 
-_TRIGGERS: Final = """
-CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
-  BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
-  BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table}
-  WHEN {clash}
-  BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;
-"""
-_EVENTS_CLASH: Final = (
-    "EXISTS (SELECT 1 FROM events WHERE position = NEW.position OR id = NEW.id"
-    " OR (stream = NEW.stream AND version = NEW.version))"
-)
-_HEADS_CLASH: Final = "EXISTS (SELECT 1 FROM heads WHERE size = NEW.size)"
+#: table -> when an insert is not the next in order, or would replace a row.
+_CLASHES: Final = {
+    "events": "NEW.rowid <> (SELECT coalesce(max(rowid), 0) + 1 FROM events)"
+    " OR NEW.version <> (SELECT coalesce(max(version), 0) + 1 FROM events WHERE stream = NEW.stream)"
+    " OR EXISTS (SELECT 1 FROM events WHERE id = NEW.id)",
+    "heads": "NEW.size <> (SELECT coalesce(max(rowid), 0) FROM events)"
+    " OR NEW.size <= (SELECT coalesce(max(size), 0) FROM heads)",
+    "schemas": "EXISTS (SELECT 1 FROM schemas WHERE type = NEW.type AND schema = NEW.schema)"
+    " OR NEW.rowid <> (SELECT coalesce(max(rowid), 0) + 1 FROM schemas)",
+}
 
 
 def wal_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
@@ -59,90 +59,85 @@ def wal_is_safe(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> 
 
 
 class SqliteEventStore:
-    """An EventStore in one file. A writer creates it where it is absent; a reader never changes anything."""
+    """An EventStore in one file. A writer creates it, and its folder, where absent.
+
+    A reader changes nothing and takes a missing file for an empty ledger. ``on_connect`` gets every fresh
+    sqlite3 connection before its first use (for tests that trace or limit it).
+    """
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, busy_timeout_seconds: float = 30
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        busy_timeout_seconds: float = 30,
+        on_connect: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
-        self._path, self._read_only = path, read_only
-        self._frontier: Frontier | None = None
-        self._checked_newer = 0
+        self._on_connect = on_connect
+        self._seen_size = -1
         self._newer: tuple[str, int, str | None] | None = None
-        self._db: sqlite3.Connection | None = None
-        with self._translated():
-            if not read_only:
+        self._schemas: set[tuple[str, int]] = set()
+        self._file = Connection(
+            path,
+            read_only=read_only,
+            busy_timeout_seconds=busy_timeout_seconds,
+            prepare=self._prepare,
+        )
+        if not read_only:
+            with self._file.translated():
                 path.parent.mkdir(parents=True, exist_ok=True)
-            if not read_only or path.exists():
-                self._db = self._connect(busy_timeout_seconds)
-                self._prepare(self._db)
+        self._file.open()
 
     @property
     def where(self) -> str:
-        return str(self._path)
+        return self._file.where
+
+    def close(self) -> None:
+        self._file.close()
 
     # --- opening ---
 
-    def _connect(self, busy_timeout_seconds: float) -> sqlite3.Connection:
-        mode = "rw" if self._read_only and os.access(self._path.parent, os.W_OK) else "rwc"
-        mode = "ro" if self._read_only and not os.access(self._path, os.W_OK) else mode
-        uri = f"{self._path.absolute().as_uri()}?mode={mode}"
-        db = sqlite3.connect(uri, uri=True, timeout=busy_timeout_seconds, isolation_level=None)
-        if self._read_only:
-            db.execute("PRAGMA query_only=ON")
-        db.execute("PRAGMA synchronous=FULL")
-        return db
-
-    def _prepare(self, db: sqlite3.Connection) -> None:
-        owner = db.execute("PRAGMA application_id").fetchone()[0]
-        layout = db.execute("PRAGMA user_version").fetchone()[0]
-        empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
-        if empty and not self._read_only:
+    def _prepare(self, db: sqlite3.Connection) -> bool:
+        """Whether there is anything to read: a writer may have died before it made the tables."""
+        if self._on_connect:
+            self._on_connect(db)
+        empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty:
+            self._check(db)
+        if self._file.read_only:
+            return not empty
+        if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            db.execute("PRAGMA journal_mode=TRUNCATE")
+        if empty:
             self._create(db)
-        elif not empty and owner != _APPLICATION_ID:
+        return True
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
             raise LedgerDamagedError(
-                self.where, "this SQLite file is not a ledger; nothing was changed"
+                self.where, "this SQLite file is no ledger; it was not changed"
             )
-        elif layout > _LAYOUT:
+        layout = db.execute("PRAGMA user_version").fetchone()[0]
+        if layout > _LAYOUT:
             raise LedgerUnavailableError(
                 self.where,
-                f"it has layout {layout}, this program knows {_LAYOUT}: upgrade distill-ledger",
+                f"its layout is {layout}, this program knows {_LAYOUT}: upgrade distill-ledger",
             )
-        if empty and self._read_only:
-            self.close()
-        elif not self._read_only and db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            db.execute("PRAGMA journal_mode=TRUNCATE")
 
     def _create(self, db: sqlite3.Connection) -> None:
-        import sqlite_utils
-
-        db.execute(f"PRAGMA journal_mode={'WAL' if wal_is_safe() else 'TRUNCATE'}")
+        if wal_is_safe():
+            # Whoever else opens it at this moment may hold the lock; either mode is durable.
+            with suppress(sqlite3.OperationalError):
+                db.execute("PRAGMA journal_mode=WAL")
         db.execute("BEGIN IMMEDIATE")
-        try:
-            if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-                tables = sqlite_utils.Database(db)
-                self._create_tables(tables)
-                db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version={_LAYOUT}")
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-
-    def _create_tables(self, tables: Any) -> None:
-        db = tables.conn
-        db.execute(
-            "CREATE TABLE events (rowid INTEGER PRIMARY KEY, position INTEGER NOT NULL UNIQUE"
-            " CHECK (rowid = position + 1), id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL,"
-            " version INTEGER NOT NULL, raw BLOB NOT NULL, UNIQUE (stream, version))"
-        )
-        db.execute(
-            "CREATE TABLE heads (size INTEGER PRIMARY KEY, root BLOB NOT NULL, frontier BLOB NOT NULL)"
-        )
-        for table, clash in (("events", _EVENTS_CLASH), ("heads", _HEADS_CLASH)):
-            for statement in _TRIGGERS.format(table=table, clash=clash).split("END;\n"):
-                if statement.strip():
-                    db.execute(statement + "END")
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            _create_tables(db)
+            db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version={_LAYOUT}")
+        db.execute("COMMIT")
+        self._check(db)
+        for folder in (self._file.path.parent, self._file.path.parent.parent):
+            _sync_folder(folder)
 
     # --- appending ---
 
@@ -155,207 +150,210 @@ class SqliteEventStore:
         now: str,
         actor: str,
     ) -> list[Recorded[Any]]:
-        check_stream(stream)
-        if not events or len({e.id for e in events}) != len(events):
-            raise ValueError("a batch has at least one event, each with an id of its own")
-        if self._db is None or self._read_only:
-            raise LedgerUnavailableError(self.where, "it was opened for reading")
-        db = self._db
-        with self._translated():
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                recorded = self._append(db, stream, expected_version, events, now, actor)
-                db.execute("COMMIT")
-            except BaseException:
-                self._frontier = None
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-        return recorded
+        raws = records.prepare(stream, expected_version, events, now=now, actor=actor)
+        with self._file.transaction() as db:
+            frontier = self._tip(db)
+            self._look_for_newer(frontier.size, db)
+            records.refuse_newer(self._newer)
+            (last,) = db.execute(
+                "SELECT max(version) FROM events WHERE stream = ?", (stream,)
+            ).fetchone()
+            said = records.settle_known(
+                events,
+                [self._by_id(db, event.id) for event in events],
+                stream=stream,
+                expected=expected_version,
+                actual=last or 0,
+            )
+            if said is not None:
+                return said
+            written = [
+                records.recorded(
+                    event,
+                    position=frontier.size + i,
+                    stream=stream,
+                    version=expected_version + 1 + i,
+                    now=now,
+                    actor=actor,
+                )
+                for i, event in enumerate(events)
+            ]
+            size = self._write(db, frontier, written, raws)
+        self._schemas.update((r.type, r.schema) for r in written)
+        self._seen_size = -1 if any(records.is_newer(r.type, r.schema) for r in written) else size
+        return written
 
-    def _append(
+    def _write(
         self,
         db: sqlite3.Connection,
-        stream: str,
-        expected: int,
-        events: Sequence[NewEvent],
-        now: str,
-        actor: str,
-    ) -> list[Recorded[Any]]:
-        records.refuse_newer(self.newer_schema())
-        row = db.execute("SELECT max(version) FROM events WHERE stream = ?", (stream,)).fetchone()
-        actual: int = row[0] or 0
-        said = records.settle_known(
-            events,
-            [self._by_id(db, event.id) for event in events],
-            stream=stream,
-            expected=expected,
-            actual=actual,
-        )
-        if said is not None:
-            return said
-        frontier = self._tip(db)
-        recorded = []
-        for version, event in enumerate(events, start=actual + 1):
-            raw = records.encode(event, stream=stream, version=version, now=now, actor=actor)
-            position = frontier.size
+        frontier: Frontier,
+        written: Sequence[Recorded[Any]],
+        raws: Sequence[bytes],
+    ) -> int:
+        for record, raw in zip(written, raws, strict=True):
             db.execute(
-                "INSERT INTO events (rowid, position, id, stream, version, raw) VALUES (?, ?, ?, ?, ?, ?)",
-                (position + 1, position, event.id, stream, version, raw),
+                "INSERT INTO events (rowid, id, stream, version, raw) VALUES (?, ?, ?, ?, ?)",
+                (record.position + 1, record.id, record.stream, record.version, raw),
             )
             frontier = frontier.append(leaf_hash(raw))
-            recorded.append(
-                Recorded(
-                    position=position,
-                    id=event.id,
-                    type=event.data.type,
-                    schema=event.data.schema_version,
-                    stream=stream,
-                    version=version,
-                    time=now,
-                    actor=actor,
-                    data=event.data,
-                )
-            )
         db.execute(
             "INSERT INTO heads (size, root, frontier) VALUES (?, ?, ?)",
             (frontier.size, frontier.root(), frontier.to_bytes()),
         )
-        self._frontier = frontier
-        return recorded
+        first = {(r.type, r.schema): r.position for r in reversed(written)}
+        for (type_, schema), position in first.items():
+            if (type_, schema) not in self._schemas:
+                db.execute(
+                    "INSERT INTO schemas (rowid, type, schema, position)"
+                    " SELECT (SELECT coalesce(max(rowid), 0) + 1 FROM schemas), ?1, ?2, ?3"
+                    " WHERE NOT EXISTS (SELECT 1 FROM schemas WHERE type = ?1 AND schema = ?2)",
+                    (type_, schema, position),
+                )
+        return frontier.size
 
     def _by_id(self, db: sqlite3.Connection, id_: str) -> Recorded[Any] | None:
-        row = db.execute("SELECT position, raw FROM events WHERE id = ?", (id_,)).fetchone()
-        return records.parse(row[0], row[1], self.where) if row else None
+        row = db.execute(f"{_STORED} WHERE id = ?", (id_,)).fetchone()
+        return records.parse_stored(StoredEvent(*row), self.where) if row else None
 
     def _tip(self, db: sqlite3.Connection) -> Frontier:
-        """The frontier of the newest head; the one in memory if nobody appended since."""
-        size = db.execute("SELECT max(rowid) FROM events").fetchone()[0] or 0
-        if self._frontier is not None and self._frontier.size == size:
-            return self._frontier
+        """The frontier of the newest head, which must be of all events."""
+        (count,) = db.execute("SELECT coalesce(max(rowid), 0) FROM events").fetchone()
         row = db.execute("SELECT size, frontier FROM heads ORDER BY size DESC LIMIT 1").fetchone()
-        try:
-            kept = Frontier.from_bytes(row[0], row[1]) if row else Frontier()
-        except ValueError as exc:
-            raise LedgerDamagedError(self.where, str(exc), size) from exc
-        if kept.size != size:
+        frontier = self._frontier(row)
+        if frontier.size != count:
             raise LedgerDamagedError(
                 self.where,
-                f"{size} events, but its newest tree head is of {kept.size}",
-                min(size, kept.size),
+                f"it holds {count} events, its newest tree head is of {frontier.size}",
+                min(count, frontier.size),
             )
-        return kept
+        return frontier
+
+    def _frontier(self, row: tuple[int, bytes] | None) -> Frontier:
+        try:
+            return Frontier.from_bytes(*row) if row else Frontier()
+        except ValueError as exc:
+            raise LedgerDamagedError(self.where, f"a kept tree head: {exc}") from exc
 
     # --- reading ---
 
     def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded[Any]]:
         check_stream(stream)
-        rows = self._rows(
-            "SELECT position, raw FROM events WHERE stream = ? AND version > ? ORDER BY version",
-            (stream, after_version),
+        rows = self._file.rows(
+            f"{_STORED} WHERE stream = ? AND version > ? ORDER BY version", (stream, after_version)
         )
-        return [records.parse(position, raw, self.where) for position, raw in rows]
+        found = [records.parse_stored(StoredEvent(*row), self.where) for row in rows]
+        for version, record in enumerate(found, start=after_version + 1):
+            if record.version != version:
+                raise LedgerDamagedError(
+                    self.where, f"{stream} lacks its version {version}", record.position
+                )
+        return found
 
     def read_all(self, from_position: int = 0) -> Iterator[Recorded[Any]]:
-        for stored in self.read_raw(from_position):
-            yield records.parse(stored.position, stored.raw, self.where)
+        for position, stored in enumerate(self.read_raw(from_position), start=from_position):
+            if stored.position != position:
+                raise LedgerDamagedError(self.where, "an event is missing", position)
+            yield records.parse_stored(stored, self.where)
 
     def read_raw(self, from_position: int = 0) -> Iterator[StoredEvent]:
-        # By pages, so that a slow reader never keeps a writer from committing.
         after = from_position
-        while rows := self._rows(
-            "SELECT position, id, stream, version, raw FROM events"
-            " WHERE rowid > ? ORDER BY rowid LIMIT ?",
-            (after, _PAGE),
+        while rows := self._file.rows(
+            f"{_STORED} WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, _PAGE)
         ):
             for row in rows:
                 yield StoredEvent(*row)
             after = rows[-1][0] + 1
 
     def streams(self, prefix: str = "") -> list[str]:
-        rows = self._rows(
-            "SELECT stream FROM events WHERE version = 1 AND stream >= ? AND stream < ? ORDER BY rowid",
-            (prefix, prefix + "\U0010ffff"),
-        )
-        return [row[0] for row in rows]
+        # The partial index answers this alone, however large the events are.
+        rows = self._file.rows("SELECT stream FROM events WHERE version = 1 ORDER BY +rowid")
+        return [name for (name,) in rows if name.startswith(prefix)]
 
     def head(self) -> TreeHead:
-        rows = self._rows("SELECT size, root FROM heads ORDER BY size DESC LIMIT 1")
+        rows = self._file.rows("SELECT size, root FROM heads ORDER BY size DESC LIMIT 1")
         return TreeHead(*rows[0]) if rows else TreeHead(0, EMPTY_ROOT)
 
     def kept_heads(self) -> list[TreeHead]:
-        return [TreeHead(*row) for row in self._rows("SELECT size, root FROM heads ORDER BY size")]
+        return [
+            TreeHead(*row) for row in self._file.rows("SELECT size, root FROM heads ORDER BY size")
+        ]
 
     def root_at(self, size: int) -> bytes:
-        rows = self._rows("SELECT root FROM heads WHERE size = ?", (size,))
-        if rows:
-            return bytes(rows[0][0])
         total = self.head().size
         if not 0 <= size <= total:
             raise ValueError(f"the ledger has {total} events, not {size}")
-        below = self._rows(
-            "SELECT size, frontier FROM heads WHERE size < ? ORDER BY size DESC LIMIT 1", (size,)
+        below = self._file.rows(
+            "SELECT size, frontier FROM heads WHERE size <= ? ORDER BY size DESC LIMIT 1", (size,)
         )
-        frontier = Frontier.from_bytes(*below[0]) if below else Frontier()
-        for (raw,) in self._rows(
+        frontier = self._frontier(below[0] if below else None)
+        for (raw,) in self._file.rows(
             "SELECT raw FROM events WHERE rowid > ? AND rowid <= ? ORDER BY rowid",
             (frontier.size, size),
         ):
             frontier = frontier.append(leaf_hash(raw))
         return frontier.root()
 
+    # --- what a newer program wrote ---
+
     def newer_schema(self) -> tuple[str, int, str | None] | None:
-        # Only events that were added since the last look need one.
-        rows = self._rows(
-            "SELECT rowid, json_extract(CAST(raw AS TEXT), '$.type'),"
-            " json_extract(CAST(raw AS TEXT), '$.schema') FROM events WHERE rowid > ?"
-            " AND json_valid(CAST(raw AS TEXT)) ORDER BY rowid",
-            (self._checked_newer,),
-        )
-        for rowid, type_, schema in rows:
-            self._checked_newer = rowid
-            if self._newer is None and records.is_newer(type_, schema):
-                self._newer = (type_, schema, self._written_by())
+        self._look_for_newer(self.head().size)
         return self._newer
 
-    def _written_by(self) -> str | None:
-        rows = self._rows(
-            "SELECT json_extract(CAST(raw AS TEXT), '$.data.provenance.launcher_version') AS v FROM events"
-            " WHERE json_valid(CAST(raw AS TEXT)) AND v IS NOT NULL ORDER BY rowid DESC LIMIT 1"
-        )
-        return str(rows[0][0]) if rows else None
+    def _look_for_newer(self, size: int, db: sqlite3.Connection | None = None) -> None:
+        """Look again only where somebody appended since the last look."""
+        if size == self._seen_size or self._newer:
+            return
 
-    def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        if self._db is None:
-            return []
-        with self._translated():
-            return self._db.execute(sql, parameters).fetchall()
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as exc:
-            raise self._ours(exc) from exc
-        except OSError as exc:
-            detail = exc.strerror or errno.errorcode.get(exc.errno or 0, "input/output error")
-            raise LedgerUnavailableError(self.where, detail) from exc
-
-    def _ours(self, exc: sqlite3.Error) -> LedgerDamagedError | LedgerUnavailableError:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return LedgerDamagedError(
-                self.where,
-                f"{exc}; nothing was changed. Keep the file, put a copy from a backup in its place; "
-                "rollback works without it",
+        def rows(sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+            return (
+                db.execute(sql, parameters).fetchall() if db else self._file.rows(sql, parameters)
             )
-        if code == sqlite3.SQLITE_BUSY:
-            return LedgerUnavailableError(
-                self.where, "another process keeps it locked; run it again"
-            )
-        return LedgerUnavailableError(self.where, str(exc))
+
+        for type_, schema, position in rows("SELECT type, schema, position FROM schemas"):
+            self._schemas.add((type_, schema))
+            if self._newer is None and records.is_newer(type_, schema):
+                raws = rows(
+                    "SELECT raw FROM events WHERE rowid = ?1 OR version = 1 AND stream ="
+                    " (SELECT stream FROM events WHERE rowid = ?1) ORDER BY rowid DESC",
+                    (position + 1,),
+                )
+                self._newer = (type_, schema, records.written_by(*(raw for (raw,) in raws)))
+        self._seen_size = size
+
+
+def _create_tables(db: sqlite3.Connection) -> None:
+    # Heavy, and needed once in a ledger's life.
+    import sqlite_utils
+
+    tables: Any = sqlite_utils.Database(db, recursive_triggers=False)
+    tables["events"].create(
+        {"rowid": int, "id": str, "stream": str, "version": int, "raw": bytes},
+        pk="rowid",
+        not_null={"id", "stream", "version", "raw"},
+    )
+    tables["events"].create_index(["id"], unique=True)
+    tables["events"].create_index(["stream", "version"], unique=True)
+    db.execute("CREATE INDEX stream_starts ON events (stream) WHERE version = 1")
+    tables["heads"].create(
+        {"size": int, "root": bytes, "frontier": bytes}, pk="size", not_null={"root", "frontier"}
+    )
+    tables["schemas"].create(
+        {"rowid": int, "type": str, "schema": int, "position": int},
+        pk="rowid",
+        not_null={"type", "schema", "position"},
+    )
+    for table, clash in _CLASHES.items():
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        for moment in ("BEFORE UPDATE", "BEFORE DELETE"):
+            name = f"{table}_{moment.split()[1].lower()}"
+            db.execute(f"CREATE TRIGGER {name} {moment} ON {table} {refuse}")
+        db.execute(f"CREATE TRIGGER {table}_insert BEFORE INSERT ON {table} WHEN {clash} {refuse}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new entry of ``folder`` outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
