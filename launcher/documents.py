@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from launcher.clock import new_id
 from launcher.errors import UnavailableError
@@ -33,7 +33,7 @@ from ledger.projections.storage_alert import storage_alert_text
 
 __all__ = ["Difference", "Documents", "write_atomically"]
 
-_TAG_EVENTS = {
+_TAG_EVENTS: Final[dict[str, type[e.EventData]]] = {
     "pending": e.RelabelTagsReopened,
     "validated": e.RelabelTagsValidated,
     "rejected": e.RelabelTagsRejected,
@@ -165,7 +165,9 @@ class Documents:
             return state
         tags = state.tags
         return self.journal.record_run(
-            state.run_id, lambda s: [_tag_event(status, tags)] if s.tags == tags else [], actor="file"
+            state.run_id,
+            lambda s: [_tag_event(status, tags)] if s.tags == tags else [],
+            actor="file",
         )
 
 

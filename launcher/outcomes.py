@@ -34,7 +34,7 @@ def result_events(
     name, attempt = stage.plan.name, stage.attempt
     facts: list[e.EventData] = []
     if stage.status == "intended":
-        handle = result.handle or e.Handle(machine_id=result.machine)
+        handle = result.handle or e.Handle()
         facts.append(e.StageSubmitted(stage=name, attempt=attempt, handle=handle, log=log))
     seconds = e.StageSeconds(running=result.running_seconds, collecting=result.collecting_seconds)
     if result.closed_by is not None or result.exit_code != 0 or result.manifest_digest is None:
@@ -57,7 +57,9 @@ def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) ->
     if closed is not None:
         cause = closed if closed in get_args(e.Cause) else "lost"  # type: ignore[assignment]
     message = result.message or (
-        _MESSAGES.get(cause, cause) if closed else f"the command ended with exit code {result.exit_code}"
+        _MESSAGES.get(cause, cause)
+        if closed
+        else f"the command ended with exit code {result.exit_code}"
     )
     return e.StageFailed(
         stage=stage.plan.name,
@@ -70,9 +72,7 @@ def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) ->
     )
 
 
-def _outputs(
-    request: e.RunRequested, stage: StageState, result: StageResult
-) -> list[e.EventData]:
+def _outputs(request: e.RunRequested, stage: StageState, result: StageResult) -> list[e.EventData]:
     name, attempt = stage.plan.name, stage.attempt
     facts: list[e.EventData] = []
     run_dir = f"{request.output_root}/{request.run_id}"

@@ -249,9 +249,7 @@ class Promoter:
         if target is not None and body.digest is not None and target.digest() != body.digest:
             prepared = (body.digest, target.prepare(body.digest))
             planned = target.plan_backup(body.run_id or f"g{body.generation}")
-            intent = intent.model_copy(
-                update={"backup": self._shown(planned) if planned else None}
-            )
+            intent = intent.model_copy(update={"backup": self._shown(planned) if planned else None})
         try:
             self._intend(intent)
             try:
@@ -283,7 +281,9 @@ class Promoter:
         except _NumberTaken:
             winner = self.settle(body.name).get(body.generation)
             if winner is None:
-                raise IntegrityError(f"{body.name}: generation {body.generation} vanished") from None
+                raise IntegrityError(
+                    f"{body.name}: generation {body.generation} vanished"
+                ) from None
             raise RaceLostError(body.name, winner) from None
 
     def promote(

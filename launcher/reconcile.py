@@ -116,9 +116,7 @@ class Conclude:
     """Every stage is settled, or the current one failed for good."""
 
 
-Action = (
-    Skip | Intend | Start | Adopt | Wait | Record | CloseLost | EndOrphan | Refuse | Conclude
-)
+Action = Skip | Intend | Start | Adopt | Wait | Record | CloseLost | EndOrphan | Refuse | Conclude
 
 
 def needs_observation(state: RunState) -> StageState | None:

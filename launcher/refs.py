@@ -78,7 +78,11 @@ def resolve_input(
     if not ref.startswith(("run:", "pointer:", "sha256:")):
         path = root / ref
         if not path.is_file():
-            raise UsageError(f"{label} {ref} is not there" if not path.exists() else f"{label} {ref} is not a file")
+            raise UsageError(
+                f"{label} {ref} is not there"
+                if not path.exists()
+                else f"{label} {ref} is not a file"
+            )
         blob = store.ingest(path)
         return InputRef(
             ref=ref,

@@ -114,10 +114,18 @@ def request_run(
         ),
         stages=stages,
         teacher_checkpoint=_required(
-            ws, store, run_dir, "teacher_checkpoint", flags.teacher_checkpoint or expand(config.teacher_checkpoint)
+            ws,
+            store,
+            run_dir,
+            "teacher_checkpoint",
+            flags.teacher_checkpoint or expand(config.teacher_checkpoint),
         ),
         teacher_scorecard=_required(
-            ws, store, run_dir, "teacher_scorecard", flags.teacher_scorecard or expand(config.teacher_scorecard)
+            ws,
+            store,
+            run_dir,
+            "teacher_scorecard",
+            flags.teacher_scorecard or expand(config.teacher_scorecard),
         ),
         inputs=_globbed(ws, store, config),
         relabel_tag_file=relative_to_project(ws.root / tag_file, ws.root) if tag_file else None,
@@ -147,7 +155,8 @@ def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
 
 
 def _required(
-    ws: Workspace, store: ObjectStore, run_dir: Path, label: str, ref: str | None) -> InputRef:
+    ws: Workspace, store: ObjectStore, run_dir: Path, label: str, ref: str | None
+) -> InputRef:
     if not ref:
         flag = "--" + label.replace("_", "-")
         raise UsageError(f"no {label.replace('_', ' ')} is given", f"{flag} or {label.upper()}=")
@@ -177,8 +186,7 @@ def _glob(root: Path, pattern: str) -> list[Path]:
     return list(root.glob(pattern))
 
 
-def _input(
-    ws: Workspace, store: ObjectStore, path: Path, ref: str, *, stored: bool) -> InputRef:
+def _input(ws: Workspace, store: ObjectStore, path: Path, ref: str, *, stored: bool) -> InputRef:
     blob = store.ingest(path) if stored else digest_file(path)
     return InputRef(
         ref=ref,

@@ -124,7 +124,9 @@ class Runner:
         run_id = state.run_id
         match action:
             case r.Skip(stage=stage, reason=reason):
-                return self._ended(self._record(run_id, e.StageSkipped(stage=stage, reason=reason)), stage)
+                return self._ended(
+                    self._record(run_id, e.StageSkipped(stage=stage, reason=reason)), stage
+                )
             case r.Intend(stage=stage, attempt=attempt):
                 return self._intend(state, stage, attempt)
             case r.Start(stage=stage, attempt=attempt):
@@ -142,7 +144,11 @@ class Runner:
             case r.EndOrphan(stage=stage, attempt=attempt):
                 self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
                 self.executor.stop(
-                    run_id, stage, attempt, closed_by="lost", grace_seconds=self.ws.settings.grace_seconds
+                    run_id,
+                    stage,
+                    attempt,
+                    closed_by="lost",
+                    grace_seconds=self.ws.settings.grace_seconds,
                 )
                 return self.ws.journal.run(run_id)
             case r.Refuse(stage=stage, attempt=attempt, machine=machine):

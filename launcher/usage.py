@@ -28,7 +28,9 @@ def measure(
     """A measurement of this workspace, now. Reads every stream and lists the store."""
     runs = fold_runs(ws.ledger.read_all())
     classes = _store_classes(ws, runs)
-    classes["run folders"] = sum(_tree_bytes(ws.documents.run_dir(s.request)) for s in runs.values() if s.request)
+    classes["run folders"] = sum(
+        _tree_bytes(ws.documents.run_dir(s.request)) for s in runs.values() if s.request
+    )
     classes["backups"] = sum(path.stat().st_size for path in _backups(ws))
     ledger_file = ws.home / "ledger.db"
     classes["ledger"] = ledger_file.stat().st_size if ledger_file.exists() else 0

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from launcher import clock
 from launcher.documents import Documents, write_atomically
-from launcher.errors import ConflictError, IntegrityError, LauncherError, UnavailableError, UsageError
+from launcher.errors import (
+    ConflictError,
+    IntegrityError,
+    LauncherError,
+    UnavailableError,
+    UsageError,
+)
 from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.settings import Settings
@@ -110,9 +116,7 @@ def open_workspace(
         ledger = SqliteEventStore(home / "ledger.db", read_only=not writing)
     store = FilesystemStore(Path(settings.store) if settings.store else home / "objects")
     journal = Journal(ledger, actor or settings.actor, clock.now)
-    promoter = Promoter(
-        journal, store, root=root, project=settings.project, new_id=clock.new_id
-    )
+    promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
     documents = Documents(journal, home / "locks")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
 

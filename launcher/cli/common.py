@@ -6,10 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -28,7 +27,6 @@ __all__ = [
     "short_id",
     "workspace",
 ]
-
 
 
 home_option = click.option(

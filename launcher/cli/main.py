@@ -55,7 +55,9 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading in dict.fromkeys(h for _, _, h in COMMANDS.values()):
             with formatter.section(heading):
-                formatter.write_dl([(n, text) for n, (_, text, h) in COMMANDS.items() if h == heading])
+                formatter.write_dl(
+                    [(n, text) for n, (_, text, h) in COMMANDS.items() if h == heading]
+                )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -98,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         code = _say("stopped", 130)
     except click.ClickException as exc:
-        where = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "launcher"
+        where = (
+            exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "launcher"
+        )
         code = _say(f"{exc.format_message()} (see {where} --help)", 2)
     except LauncherError as exc:
         if debug:

@@ -30,8 +30,8 @@ from ledger.projections.promotion import rollback_command as undo_command
 from ledger.projections.storage_alert import human_bytes
 
 __all__ = [
-    "promote_command",
     "pointers_command",
+    "promote_command",
     "pull_command",
     "release_command",
     "rollback_command",
@@ -105,7 +105,9 @@ def _line(body: Generation) -> str:
 
 @click.command("rollback", help="Put the previous checkpoint back at once, and hold the pointer.")
 @click.argument("target")
-@click.option("--to", metavar="GENERATION|RUN|DIGEST", help="Which one; default the newest good one before.")
+@click.option(
+    "--to", metavar="GENERATION|RUN|DIGEST", help="Which one; default the newest good one before."
+)
 @click.option("--reason", metavar="TEXT", help="Kept with the generation.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @home_option
@@ -135,7 +137,6 @@ def rollback_command(
     return 0
 
 
-
 def _choose(history: PointerHistory, name: str, to: str | None) -> Generation:
     if history.live is None:
         raise UsageError(f"{name} has no generation", "launcher pointers shows what there is")
@@ -144,7 +145,9 @@ def _choose(history: PointerHistory, name: str, to: str | None) -> Generation:
 
 def _show_choice(ws: Workspace, live: Generation | None, chosen: Generation) -> None:
     if live is not None:
-        click.echo(f"live  {_line(live)}  {_metric(ws, live)}promoted {age(live.time)} ago by {live.actor}")
+        click.echo(
+            f"live  {_line(live)}  {_metric(ws, live)}promoted {age(live.time)} ago by {live.actor}"
+        )
     click.echo(f"  to  {_line(chosen)}  {_metric(ws, chosen)}made {age(chosen.time)} ago")
     blob = ws.store.stat_blob(chosen.digest) if chosen.digest else None
     if blob is None:
@@ -168,7 +171,9 @@ def _say_rolled_back(moved: Moved, chosen: Generation, left: Generation | None) 
     click.echo(f"live: {body.name} g{body.generation} = checkpoint of g{chosen.generation}")
     if moved.backup:
         click.echo(f"backup  {moved.backup}")
-    click.echo(f"automatic promotions of {body.name} are held; when fixed: launcher release {body.name}")
+    click.echo(
+        f"automatic promotions of {body.name} are held; when fixed: launcher release {body.name}"
+    )
     if left is not None:
         click.echo(f"undo: launcher rollback {body.name} --to {left.generation}")
 
@@ -190,7 +195,9 @@ def _rollback_without_ledger(
         click.echo("this checkpoint is live already: nothing to do")
         return 0
     confirm(f"Roll {name} back to g{chosen.generation}?", yes=yes)
-    body = rollback.apply(name, chosen, reason=reason, promotion_id=clock.new_id(), time=clock.now())
+    body = rollback.apply(
+        name, chosen, reason=reason, promotion_id=clock.new_id(), time=clock.now()
+    )
     click.echo(f"live: {body.name} g{body.generation} = checkpoint of g{chosen.generation}")
     click.echo("the ledger imports this when it is back")
     return 0
@@ -223,7 +230,11 @@ def pointers_command(target: str | None, at: str | None, as_json: bool, home: st
     if target and not rows[0]["generations"]:
         raise UsageError(f"{target} has no generation", "launcher pointers shows what there is")
     if as_json:
-        print_json(rows[0] if target else [{k: v for k, v in r.items() if k != "generations"} for r in rows])
+        print_json(
+            rows[0]
+            if target
+            else [{k: v for k, v in r.items() if k != "generations"} for r in rows]
+        )
     elif target:
         _print_history(rows[0])
     else:
@@ -270,7 +281,9 @@ def _print_history(row: dict[str, Any]) -> None:
     click.echo(row["name"])
     for raw in reversed(row["generations"]):
         body = Generation(**raw)
-        state = "live" if raw == row["live"] else "withdrawn" if body.origin in row["withdrawn"] else ""
+        state = (
+            "live" if raw == row["live"] else "withdrawn" if body.origin in row["withdrawn"] else ""
+        )
         what = short_id(body.run_id) if body.run_id else "-"
         why = f'  "{body.reason}"' if body.reason else ""
         of = f" of g{body.origin}" if body.kind in ("rollback", "fence") else ""
@@ -295,11 +308,14 @@ def pull_command(ref: str, dest: str, as_json: bool, home: str | None) -> int:
             raise UsageError(f"{ref!r} is no ref", "run:RUN, pointer:NAME or sha256:<hex>")
         found = resolve_digest(ref, ws.journal, ws.store)
         if place.is_dir():
-            place = place / (Path(found.shown).name if ref.startswith("run:") else "student" + found.suffix)
+            place = place / (
+                Path(found.shown).name if ref.startswith("run:") else "student" + found.suffix
+            )
         ws.store.fetch_blob(found.digest, place)
     if as_json:
-        print_json({"ref": ref, "path": str(place), "digest": found.digest, "size_bytes": found.size_bytes})
+        print_json(
+            {"ref": ref, "path": str(place), "digest": found.digest, "size_bytes": found.size_bytes}
+        )
     else:
         click.echo(f"{place}  {human_bytes(found.size_bytes)}  {found.digest[:19]}…  verified")
     return 0
-

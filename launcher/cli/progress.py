@@ -140,7 +140,9 @@ def _facts(state: RunState, stage: StageState) -> str:
         if stage.plan.name == "retrain" and state.student:
             facts.append(f"student {human_bytes(state.student.size_bytes)}")
         if stage.plan.name == "relabel" and state.tags and state.tags.tag_file:
-            facts.append(f"tags {state.tags.tag_file}" if state.tags.digest else "no tag file was written")
+            facts.append(
+                f"tags {state.tags.tag_file}" if state.tags.digest else "no tag file was written"
+            )
         if stage.plan.name == "llm_off" and "success_rate" in state.metrics:
             facts.append(f"success_rate {state.metrics['success_rate']:.3f}")
     return "  ".join(facts)

@@ -38,19 +38,39 @@ def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
 
 @click.command("submit", help="Start a run and follow it to its end.")
 @click.option("--config", metavar="FILE", required=True, help="What to run: the .env file.")
-@click.option("--teacher-checkpoint", metavar="REF", help="A path, run:RUN, pointer:NAME or sha256:….")
+@click.option(
+    "--teacher-checkpoint", metavar="REF", help="A path, run:RUN, pointer:NAME or sha256:…."
+)
 @click.option("--teacher-scorecard", metavar="REF", help="The teacher's scorecard.")
-@click.option("--promotion-target", metavar="TARGET", help="Promote the student to this file or pointer name.")
+@click.option(
+    "--promotion-target", metavar="TARGET", help="Promote the student to this file or pointer name."
+)
 @click.option("--promotion-record", metavar="FILE", help="Where the promotion record goes.")
 @click.option("--storage-alert-file", metavar="FILE", help="Where the storage alert goes.")
 @click.option("--run-id", metavar="ID", help="Default YYYYMMDDTHHMMSSZ-xxxx.")
 @click.option("--output-root", metavar="DIR", help="Where run folders go; default the home.")
 @click.option("--relabel-tag-file", metavar="FILE", help="Where the relabel stage leaves its tags.")
-@click.option("--set", "overrides", metavar="NAME=VALUE", multiple=True, help="Override a config value; recorded.")
-@click.option("--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where stages run.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Override a config value; recorded.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["local"]),
+    default="local",
+    show_default=True,
+    help="Where stages run.",
+)
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Kept with the run.")
 @click.option("--note", metavar="TEXT", help="Kept with the run.")
-@click.option("--dry-run", is_flag=True, help="Check everything and print the plan; start nothing, write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything and print the plan; start nothing, write nothing.",
+)
 @home_option
 def submit_command(
     config: str,
@@ -104,7 +124,8 @@ def _append_request(ws: Workspace, wanted: RunRequested) -> None:
     def propose(state: RunState) -> list[RunRequested]:
         if state.request is not None:
             raise ConflictError(
-                f"run {wanted.run_id} exists", f"launcher resume {wanted.run_id}, or another --run-id"
+                f"run {wanted.run_id} exists",
+                f"launcher resume {wanted.run_id}, or another --run-id",
             )
         return [wanted]
 
@@ -137,7 +158,9 @@ def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -
     return outcome.exit_code
 
 
-@click.command("resume", help="Go on with a run whose launcher died; finish an undecided promotion.")
+@click.command(
+    "resume", help="Go on with a run whose launcher died; finish an undecided promotion."
+)
 @click.argument("run")
 @click.option("--force", is_flag=True, help="Give up an attempt that another machine started.")
 @home_option
@@ -191,5 +214,3 @@ def config_of(ws: Workspace, state: RunState, environment: Mapping[str, str]) ->
             "secrets are never stored; set it and resume again",
         )
     return stored.with_secrets(secrets)
-
-

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-import pathspec
-
 from launcher.errors import LauncherError
 from launcher.storage.port import BlobInfo
 from ledger.canonical import canonical_json
@@ -110,6 +108,8 @@ def collect(
     ``excludes`` are gitignore patterns; ``ignore`` names paths that are not a stage's own (documents,
     logs of other attempts), relative to ``run_dir``.
     """
+    import pathspec  # here, because a stage waits for this module
+
     skip = pathspec.GitIgnoreSpec.from_lines(excludes)
     found: dict[str, Path] = {}
     for path, file in _files(run_dir):

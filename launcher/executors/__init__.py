@@ -1,0 +1,1 @@
+"""How a stage is run: one port, one module per place to run it in."""

@@ -1,0 +1,157 @@
+"""The port that every executor implements. Pure shapes; no executor's own imports.
+
+1. ``start`` is idempotent: an attempt that was started before is adopted, never started again.
+2. An attempt is closed by its committed result alone. Nothing here believes a process id.
+3. ``stop`` commits a result that says who closed the attempt before it sends the first signal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from launcher.agent.protocol import StageSpec
+from launcher.errors import IntegrityError
+from ledger.events import Handle
+
+__all__ = [
+    "Elsewhere",
+    "Ended",
+    "Executor",
+    "Lost",
+    "NotStarted",
+    "Observation",
+    "Orphaned",
+    "Running",
+    "Saved",
+    "StageResult",
+    "StageSpec",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file that a result names; ``path`` relative to the run's folder (absolute for a tag file)."""
+
+    path: str
+    digest: str
+    size_bytes: int
+    format: str = ""
+    student: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A parsed result.json. Success is exit code 0 with ``closed_by`` None, and nothing else."""
+
+    exit_code: int | None
+    closed_by: str | None
+    message: str | None = None
+    manifest_digest: str | None = None
+    log_digest: str | None = None
+    handle: Handle | None = None
+    running_seconds: float | None = None
+    collecting_seconds: float | None = None
+    checkpoints: tuple[Saved, ...] = ()
+    also_matched: tuple[str, ...] = ()
+    student_refused: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics_ignored: tuple[str, ...] = ()
+    tag_file: Saved | None = None
+
+    @classmethod
+    def parse(cls, data: bytes, key: str) -> StageResult:
+        """The result that ``data`` holds. Raises IntegrityError."""
+        try:
+            raw: dict[str, Any] = json.loads(data)
+            seconds = raw.get("seconds") or {}
+            tags = raw.get("tag_file")
+            return cls(
+                exit_code=raw["exit_code"],
+                closed_by=raw["closed_by"],
+                message=raw.get("message"),
+                manifest_digest=raw.get("manifest_digest"),
+                log_digest=raw.get("log_digest"),
+                handle=Handle(**raw["handle"]) if raw.get("handle") else None,
+                running_seconds=seconds.get("running"),
+                collecting_seconds=seconds.get("collecting"),
+                checkpoints=tuple(Saved(**c) for c in raw.get("checkpoints", ())),
+                also_matched=tuple(raw.get("also_matched", ())),
+                student_refused=raw.get("student_refused"),
+                metrics=raw.get("metrics", {}),
+                metrics_ignored=tuple(raw.get("metrics_ignored", ())),
+                tag_file=Saved(**tags) if tags else None,
+            )
+        except (ValueError, KeyError, TypeError) as exc:
+            raise IntegrityError(f"{key} is no result: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """Nobody ever started this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """It runs here."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Its result is committed."""
+
+    result: StageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """It was started and nobody is left who could commit a result."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """Its supervisor is gone while the command lives on: no result can come of it any more."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Another machine started it."""
+
+    machine: str
+
+
+Observation = NotStarted | Running | Ended | Lost | Orphaned | Elsewhere
+
+
+class Executor(Protocol):
+    """Runs attempts. Every method may raise UnavailableError."""
+
+    def start(self, spec: StageSpec) -> Handle:
+        """Start an attempt, or adopt it; returns who runs it."""
+        ...
+
+    def observe(self, run_id: str, stage: str, attempt: int) -> Observation:
+        """What can be seen of an attempt now."""
+        ...
+
+    def wait(self, run_id: str, stage: str, attempt: int, timeout_seconds: float) -> Observation:
+        """``observe``, but not before it is more than Running, or the time is up."""
+        ...
+
+    def stop(
+        self, run_id: str, stage: str, attempt: int, *, closed_by: str, grace_seconds: float
+    ) -> None:
+        """Close an attempt and end its processes; returns when they have been seen gone."""
+        ...
+
+    def close_lost(self, run_id: str, stage: str, attempt: int, reason: str) -> None:
+        """Commit a result that says ``lost``; one that is there already stands."""
+        ...
