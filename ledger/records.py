@@ -164,6 +164,8 @@ def _envelope(raw: bytes) -> dict[str, Any]:
     for name, kind in _ENVELOPE.items():
         if type(envelope[name]) is not kind:
             raise ValueError(f"its {name} is no {kind.__name__}")
+    if "type" in envelope["data"]:
+        raise ValueError("its data names a type of its own")
     return envelope
 
 
