@@ -1,0 +1,1 @@
+"""Runnable examples. Nothing in the ledger or the launcher imports them."""
