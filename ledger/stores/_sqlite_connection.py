@@ -48,7 +48,7 @@ _WORDS: Final = {
 class Connection:
     """``prepare`` gets each fresh sqlite3 connection before its first use, and may raise our errors.
 
-    Where it returns False, the file is as good as absent: nothing is kept open and nothing is read.
+    The file is never created here: a reader takes a missing one for an empty one, a writer fails.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Connection:
         *,
         read_only: bool,
         busy_timeout_seconds: float,
-        prepare: Callable[[sqlite3.Connection], bool],
+        prepare: Callable[[sqlite3.Connection], None],
     ) -> None:
         self.path, self.read_only = path, read_only
         self._timeout, self._prepare = busy_timeout_seconds, prepare
@@ -72,7 +72,7 @@ class Connection:
         """All rows of one query; none where a reader finds no file."""
         try:
             with self.translated():
-                db = self._open("ro" if self.read_only else "rwc")
+                db = self._open("ro" if self.read_only else "rw")
                 return db.execute(sql, parameters).fetchall() if db else []
         except LedgerUnavailableError as exc:
             if not (self.read_only and _code(exc.__cause__) in _READ_ONLY_FAILURES):
@@ -85,7 +85,7 @@ class Connection:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """BEGIN IMMEDIATE … COMMIT: durable once left; rolled back when left by an error."""
         with self.translated():
-            db = self._open("rwc")
+            db = self._open("rw")
             if db is None or self.read_only:
                 raise LedgerUnavailableError(self.where, "it was opened for reading")
             db.execute("BEGIN IMMEDIATE")
@@ -123,7 +123,7 @@ class Connection:
         except OSError as exc:
             raise LedgerUnavailableError(self.where, exc.strerror or str(exc)) from exc
 
-    def _open(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection | None:
+    def _open(self, mode: Literal["ro", "rw"]) -> sqlite3.Connection | None:
         if os.getpid() != self._pid:
             raise RuntimeError("a SQLite ledger was carried over a fork: open it again")
         if self._db is None:
@@ -136,13 +136,10 @@ class Connection:
                     db.execute("PRAGMA query_only=ON")
                 else:
                     db.execute("PRAGMA synchronous=FULL")
-                useful = self._prepare(db)
+                self._prepare(db)
             except BaseException:
                 db.close()
                 raise
-            if not useful:
-                db.close()
-                return None
             self._db = db
         return self._db
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger import records
-from ledger.errors import LedgerDamagedError, LedgerUnavailableError
+from ledger.errors import LedgerDamagedError, NewerSchemaError
 from ledger.events import Recorded
 from ledger.ids import check_stream
 from ledger.stores._sqlite_connection import Connection
@@ -86,6 +86,8 @@ class SqliteEventStore:
         if not read_only:
             with self._file.translated():
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    _create(path)
         self._file.open()
 
     @property
@@ -97,47 +99,20 @@ class SqliteEventStore:
 
     # --- opening ---
 
-    def _prepare(self, db: sqlite3.Connection) -> bool:
-        """Whether there is anything to read: a writer may have died before it made the tables."""
+    def _prepare(self, db: sqlite3.Connection) -> None:
         if self._on_connect:
             self._on_connect(db)
-        empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty:
-            self._check(db)
-        if self._file.read_only:
-            return not empty
-        if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            db.execute("PRAGMA journal_mode=TRUNCATE")
-        if empty:
-            self._create(db)
-        return True
-
-    def _check(self, db: sqlite3.Connection) -> None:
-        if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-            raise LedgerDamagedError(
-                self.where, "this SQLite file is no ledger; it was not changed"
-            )
-        layout = db.execute("PRAGMA user_version").fetchone()[0]
+        owner, layout = (
+            db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version")
+        )
+        if owner != _APPLICATION_ID:
+            raise LedgerDamagedError(self.where, "it is no ledger, or not any more; left as it is")
         if layout > _LAYOUT:
-            raise LedgerUnavailableError(
-                self.where,
-                f"its layout is {layout}, this program knows {_LAYOUT}: upgrade distill-ledger",
-            )
-
-    def _create(self, db: sqlite3.Connection) -> None:
-        if wal_is_safe():
-            # Whoever else opens it at this moment may hold the lock; either mode is durable.
-            with suppress(sqlite3.OperationalError):
-                db.execute("PRAGMA journal_mode=WAL")
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            _create_tables(db)
-            db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version={_LAYOUT}")
-        db.execute("COMMIT")
-        self._check(db)
-        for folder in (self._file.path.parent, self._file.path.parent.parent):
-            _sync_folder(folder)
+            raise NewerSchemaError("a file layout", layout, _LAYOUT, None)
+        # An existing file keeps working in WAL mode, whoever chose it.
+        if not self._file.read_only and db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            db.execute("PRAGMA journal_mode=TRUNCATE")
 
     # --- appending ---
 
@@ -319,6 +294,33 @@ class SqliteEventStore:
                 )
                 self._newer = (type_, schema, records.written_by(*(raw for (raw,) in raws)))
         self._seen_size = size
+
+
+def _create(path: Path) -> None:
+    """Make an empty ledger at ``path``, create-only: whole, or not there; whoever is first made it.
+
+    So a file without our tables is damage, never a ledger half made.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    try:
+        db = sqlite3.connect(draft, isolation_level=None)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            _create_tables(db)
+            db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version={_LAYOUT}")
+            db.execute("COMMIT")
+            if wal_is_safe():
+                db.execute("PRAGMA journal_mode=WAL")
+        finally:
+            db.close()
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    for folder in (path.parent, path.parent.parent):
+        _sync_folder(folder)
 
 
 def _create_tables(db: sqlite3.Connection) -> None:
