@@ -38,6 +38,12 @@ _LAYOUT: Final = 1
 #: Rows read at a time, so that a slow reader never keeps a writer from committing.
 _PAGE: Final = 500
 _STORED: Final = "SELECT rowid - 1, id, stream, version, raw FROM events"
+#: Events, the newest head's size and frontier (0 and none for none), a stream's version.
+_TIP: Final = (
+    "SELECT (SELECT coalesce(max(rowid), 0) FROM events), coalesce(max(size), 0),"
+    " coalesce(frontier, x''),"
+    " (SELECT coalesce(max(version), 0) FROM events WHERE stream = ?) FROM heads"
+)
 
 #: table -> when an insert is not the next in order, or would replace a row.
 _CLASHES: Final = {
@@ -74,6 +80,7 @@ class SqliteEventStore:
         on_connect: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
         self._on_connect = on_connect
+        self._kept = Frontier()
         self._seen_size = -1
         self._newer: tuple[str, int, str | None] | None = None
         self._schemas: set[tuple[str, int]] = set()
@@ -127,18 +134,15 @@ class SqliteEventStore:
     ) -> list[Recorded[Any]]:
         raws = records.prepare(stream, expected_version, events, now=now, actor=actor)
         with self._file.transaction() as db:
-            frontier = self._tip(db)
+            frontier, actual = self._tip(db, stream)
             self._look_for_newer(frontier.size, db)
             records.refuse_newer(self._newer)
-            (last,) = db.execute(
-                "SELECT max(version) FROM events WHERE stream = ?", (stream,)
-            ).fetchone()
             said = records.settle_known(
                 events,
-                [self._by_id(db, event.id) for event in events],
+                self._known(db, [event.id for event in events]),
                 stream=stream,
                 expected=expected_version,
-                actual=last or 0,
+                actual=actual,
             )
             if said is not None:
                 return said
@@ -153,9 +157,11 @@ class SqliteEventStore:
                 )
                 for i, event in enumerate(events)
             ]
-            size = self._write(db, frontier, written, raws)
+            frontier = self._write(db, frontier, written, raws)
+        self._kept = frontier
         self._schemas.update((r.type, r.schema) for r in written)
-        self._seen_size = -1 if any(records.is_newer(r.type, r.schema) for r in written) else size
+        newer = any(records.is_newer(r.type, r.schema) for r in written)
+        self._seen_size = -1 if newer else frontier.size
         return written
 
     def _write(
@@ -164,7 +170,7 @@ class SqliteEventStore:
         frontier: Frontier,
         written: Sequence[Recorded[Any]],
         raws: Sequence[bytes],
-    ) -> int:
+    ) -> Frontier:
         for record, raw in zip(written, raws, strict=True):
             db.execute(
                 "INSERT INTO events (rowid, id, stream, version, raw) VALUES (?, ?, ?, ?, ?)",
@@ -184,24 +190,32 @@ class SqliteEventStore:
                     " WHERE NOT EXISTS (SELECT 1 FROM schemas WHERE type = ?1 AND schema = ?2)",
                     (type_, schema, position),
                 )
-        return frontier.size
+        return frontier
 
-    def _by_id(self, db: sqlite3.Connection, id_: str) -> Recorded[Any] | None:
-        row = db.execute(f"{_STORED} WHERE id = ?", (id_,)).fetchone()
-        return records.parse_stored(StoredEvent(*row), self.where) if row else None
+    def _known(self, db: sqlite3.Connection, ids: list[str]) -> list[Recorded[Any] | None]:
+        """The record under each id, or None."""
+        found: dict[str, Recorded[Any]] = {}
+        for first in range(0, len(ids), _PAGE):
+            page = ids[first : first + _PAGE]
+            marks = ",".join("?" * len(page))
+            for row in db.execute(f"{_STORED} WHERE id IN ({marks})", page):
+                found[row[1]] = records.parse_stored(StoredEvent(*row), self.where)
+        return [found.get(id_) for id_ in ids]
 
-    def _tip(self, db: sqlite3.Connection) -> Frontier:
-        """The frontier of the newest head, which must be of all events."""
-        (count,) = db.execute("SELECT coalesce(max(rowid), 0) FROM events").fetchone()
-        row = db.execute("SELECT size, frontier FROM heads ORDER BY size DESC LIMIT 1").fetchone()
-        frontier = self._frontier(row)
+    def _tip(self, db: sqlite3.Connection, stream: str) -> tuple[Frontier, int]:
+        """The frontier of the newest head, which must be of all events; the stream's version."""
+        count, size, kept, actual = db.execute(_TIP, (stream,)).fetchone()
+        if size == self._kept.size and kept == self._kept.to_bytes():
+            frontier = self._kept
+        else:
+            frontier = self._frontier((size, kept))
         if frontier.size != count:
             raise LedgerDamagedError(
                 self.where,
                 f"it holds {count} events, its newest tree head is of {frontier.size}",
                 min(count, frontier.size),
             )
-        return frontier
+        return frontier, actual
 
     def _frontier(self, row: tuple[int, bytes] | None) -> Frontier:
         try:
