@@ -45,6 +45,8 @@ ahead and three to each side. Answer with one JSON object and nothing else:
 A STEP is {"op": "EXPLORE" or "GO_TO", "target": {"type": TYPE, "color": COLOR}}.
 TYPE is key, ball or box; COLOR is red, green, blue, purple, yellow or grey.
 EXPLORE looks around until the target is seen; GO_TO walks up to it and faces it. At most six steps."""
+#: minigrid's bot carries no types.
+_Bot: Final[Any] = BabyAIBot
 _MAX_SCRIPT_STEPS: Final = 6
 #: After so many calls in a row without an answer the endpoint is left alone for the rest of the capture.
 _GIVE_UP_AFTER: Final = 5
@@ -95,13 +97,13 @@ class BotPlanner:
     name = "BabyAIBot"
 
     def plan(self, world: World, memory: Memory, text: str) -> Plan:
-        bot = BabyAIBot(world.env)
+        bot = _Bot(world.env)
         bot.replan()
         ops: list[Op] = []
         for subgoal in reversed(bot.stack):
             if isinstance(subgoal, ExploreSubgoal):
                 ops.append("EXPLORE")
-            elif isinstance(subgoal, GoNextToSubgoal) and not subgoal.is_exploratory():
+            elif isinstance(subgoal, GoNextToSubgoal) and subgoal.reason != "Explore":
                 ops.append("GO_TO")
         target = Target.of_mission(world.env.unwrapped.mission)
         # Already in front of it: the bot's stack is empty, and the plan is to stay there.

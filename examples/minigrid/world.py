@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import gymnasium
-import minigrid
 import numpy as np
 from minigrid.core.constants import COLOR_TO_IDX, IDX_TO_COLOR, IDX_TO_OBJECT, OBJECT_TO_IDX
 from numpy.typing import NDArray
@@ -111,8 +110,7 @@ class World:
     """One environment, used for many episodes. An episode ends in success or after the level's own limit."""
 
     def __init__(self) -> None:
-        if ENVIRONMENT not in gymnasium.registry:
-            minigrid.register_minigrid_envs()
+        # Importing minigrid, above, has registered its environments.
         self.env: Any = gymnasium.make(ENVIRONMENT, disable_env_checker=True)
 
     def reset(self, seed: int) -> Frame:
