@@ -1,22 +1,27 @@
 """The store in a folder.
 
 Create-only: write beside under a hidden name, fsync, ``link`` to the final name (which fails if it is
-taken), fsync the folder. A reader sees the whole object or none; of many creators one wins.
+taken), fsync the folder. A reader sees the whole object or none; of many creators one wins. What a killed
+writer leaves is a hidden file that no listing shows (``stale_temporaries``).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from launcher.clock import new_id
 from launcher.errors import UnavailableError, UsageError
-from launcher.storage.blobs import copy_and_hash, digest_bytes
+from launcher.storage.blobs import StillWrittenError, copy_and_hash, digest_bytes, open_source
+from launcher.storage.durable import clone, make_folder, sync_file, sync_folder, take_name
 from launcher.storage.port import (
+    TEMPORARY_PREFIX,
     BlobDamagedError,
     BlobInfo,
     BlobMissingError,
@@ -24,131 +29,139 @@ from launcher.storage.port import (
     ObjectInfo,
     ObjectNotFoundError,
     blob_key,
+    check_key,
 )
 from ledger.ids import check_digest
 
-__all__ = ["FilesystemStore", "sync_folder"]
+__all__ = ["CreateOnlyUnsupportedError", "FilesystemStore"]
 
-_TEMPORARY = ".tmp-"
+#: Ingested bytes have no name until they are hashed; this key only says in which folder they wait.
+_INCOMING: Final = "blobs/sha256/incoming"
+_HINTS: Final = {
+    errno.ENOSPC: "free some space: launcher storage",
+    errno.EDQUOT: "free some space: launcher storage",
+    errno.EROFS: "it is mounted read-only",
+}
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+class CreateOnlyUnsupportedError(UsageError):
+    """The folder's file system can neither link nor rename without replacing: two promoters could win."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} lies on a file system that cannot create a name only once",
+            "keep the store on a local disk or NFS",
+        )
+        self.where = where
 
 
 class FilesystemStore:
-    """An ObjectStore under ``root``, which is made by the first write."""
+    """An ObjectStore under ``root``, which is made by the first write. Threads may share it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._made: set[Path] = set()
 
     @property
     def where(self) -> str:
+        """The folder."""
         return str(self.root)
 
     # --- objects ---
 
     def create(self, key: str, data: bytes) -> None:
+        """See the port. Raises CreateOnlyUnsupportedError too."""
         with self._translated(key), self._beside(key) as (temporary, file):
             file.write(data)
             self._publish(temporary, file, key)
 
     def replace(self, key: str, data: bytes) -> None:
+        """See the port."""
         with self._translated(key), self._beside(key) as (temporary, file):
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno())
             os.replace(temporary, self._path(key))
             sync_folder(temporary.parent)
 
     def read(self, key: str) -> bytes:
+        """See the port."""
+        path = self._path(key)
         with self._translated(key):
             try:
-                return self._path(key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise ObjectNotFoundError(key) from None
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        """See the port."""
+        found = self._stat(self._path(key), key)
+        return found is not None and stat.S_ISREG(found.st_mode)
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """See the port. What is created or goes away meanwhile may be listed or not."""
         folder, _, _ = prefix.rpartition("/")
         start = self._path(folder) if folder else self.root
         found = []
-        with self._translated(prefix):
-            for where, _, names in os.walk(start):
-                for name in names:
-                    if name.startswith(_TEMPORARY):
-                        continue
-                    path = Path(where, name)
-                    key = path.relative_to(self.root).as_posix()
-                    if key.startswith(prefix) and key > after:
-                        stat = path.stat()
-                        found.append(ObjectInfo(key, stat.st_size, stat.st_mtime))
+        for path in self._walk(start):
+            key = path.relative_to(self.root).as_posix()
+            if (
+                key.startswith(prefix)
+                and key > after
+                and not path.name.startswith(TEMPORARY_PREFIX)
+            ):
+                known = self._stat(path, key)
+                if known is not None:
+                    found.append(ObjectInfo(key, known.st_size, known.st_mtime))
         return iter(sorted(found, key=lambda info: info.key))
+
+    def stale_temporaries(self) -> Iterator[ObjectInfo]:
+        """Hidden files of writers that were killed, or are at work now; ``modified`` tells them apart."""
+        for path in self._walk(self.root):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                known = self._stat(path, path.name)
+                if known is not None:
+                    key = path.relative_to(self.root).as_posix()
+                    yield ObjectInfo(key, known.st_size, known.st_mtime)
 
     # --- blobs ---
 
     def ingest(self, source: Path) -> BlobInfo:
-        if not source.is_file():
-            raise UsageError(f"{source} is not a file")
+        """See the port. Raises StillWrittenError, BlobDamagedError (a truncated one is there) too."""
         for _ in range(2):
-            blob = self._ingest_once(source)
-            if blob is not None:
-                return blob
-        raise UsageError(f"{source} is still being written", "wait until it is whole")
-
-    def _ingest_once(self, source: Path) -> BlobInfo | None:
-        """One pass over ``source``; None where it changed meanwhile and nothing was kept."""
-        with self._translated(str(source)), source.open("rb") as reader:
-            before = os.fstat(reader.fileno())
-            with self._beside("blobs/sha256/incoming") as (temporary, file):
-                blob = copy_and_hash(reader, file.write)
-                after = source.stat()
-                same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-                if not same or blob.size_bytes != after.st_size:
-                    return None
-                self._publish_blob(temporary, file, blob)
-                return blob
+            with open_source(source) as (reader, unchanged):
+                what = str(source)
+                with self._translated(what), self._beside(_INCOMING) as (temporary, file):
+                    blob = _copy(reader, file)
+                    if unchanged(blob):
+                        self._publish_blob(temporary, file, blob)
+                        return blob
+        raise StillWrittenError(source)
 
     def ingest_bytes(self, data: bytes) -> BlobInfo:
+        """See the port."""
         blob = digest_bytes(data)
-        if self.stat_blob(blob.digest) is None:
+        if not self._has(blob):
             with (
                 self._translated(blob.digest),
-                self._beside("blobs/sha256/incoming") as (temporary, file),
+                self._beside(_INCOMING) as (temporary, file),
             ):
                 file.write(data)
                 self._publish_blob(temporary, file, blob)
         return blob
 
-    def _publish_blob(self, temporary: Path, file: BinaryIO, blob: BlobInfo) -> None:
-        known = self.stat_blob(blob.digest)
-        if known is not None and known.size_bytes == blob.size_bytes:
-            return
-        try:
-            self._publish(temporary, file, blob_key(blob.digest))
-        except ObjectExistsError:
-            return
-
     def stat_blob(self, digest: str) -> BlobInfo | None:
-        path = self._path(blob_key(check_digest(digest)))
-        with self._translated(digest):
-            try:
-                return BlobInfo(digest, path.stat().st_size)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        """See the port."""
+        found = self._stat(self._path(blob_key(check_digest(digest))), digest)
+        return None if found is None else BlobInfo(digest, found.st_size)
 
     def verify_blob(self, digest: str) -> BlobInfo:
+        """See the port."""
         with self._open_blob(digest) as file:
             return self._checked(digest, copy_and_hash(file))
 
     def read_blob(self, digest: str, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
+        """See the port."""
         known = self.stat_blob(digest)
         if known is None:
             raise BlobMissingError(digest, self.where)
@@ -160,14 +173,17 @@ class FilesystemStore:
         return b"".join(parts)
 
     def fetch_blob(self, digest: str, dest: Path) -> BlobInfo:
-        temporary = dest.with_name(f"{_TEMPORARY}{new_id()}")
+        """See the port. Raises UsageError where ``dest`` is a folder."""
+        if dest.is_dir():
+            raise UsageError(f"{dest} is a folder")
+        temporary = dest.with_name(f"{TEMPORARY_PREFIX}{new_id()}")
         with self._open_blob(digest) as file, self._translated(str(dest)):
-            dest.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(dest.parent)
             try:
-                with temporary.open("xb") as out:
-                    blob = self._checked(digest, copy_and_hash(file, out.write))
+                with temporary.open("x+b") as out:
+                    blob = self._checked(digest, _copy(file, out))
                     out.flush()
-                    os.fsync(out.fileno())
+                    sync_file(out.fileno())
                 os.replace(temporary, dest)
                 sync_folder(dest.parent)
             finally:
@@ -175,6 +191,7 @@ class FilesystemStore:
         return blob
 
     def free_bytes(self) -> int | None:
+        """See the port: what an unprivileged user may still write."""
         place = self.root
         while not place.exists() and place != place.parent:
             place = place.parent
@@ -184,41 +201,83 @@ class FilesystemStore:
     # --- inside ---
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not key or any(p in ("", ".", "..") for p in parts) or any(ord(c) < 32 for c in key):
-            raise UsageError(f"{key!r} is no key")
-        return self.root.joinpath(*parts)
+        return self.root / check_key(key)
+
+    def _stat(self, path: Path, what: str) -> os.stat_result | None:
+        with self._translated(what):
+            try:
+                return path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def _walk(self, start: Path) -> Iterator[Path]:
+        """Every file under ``start``. A folder that cannot be read is no empty folder."""
+
+        def unreadable(exc: OSError) -> None:
+            if not isinstance(exc, FileNotFoundError | NotADirectoryError):
+                raise exc
+
+        with self._translated(str(start)):
+            for where, _, names in os.walk(start, onerror=unreadable):
+                yield from (Path(where, name) for name in names)
 
     @contextmanager
     def _beside(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
-        """A temporary file, open for writing, in the folder of ``key``; gone afterwards."""
+        """A temporary file, open for writing and reading, in the folder of ``key``; gone afterwards."""
         folder = self._path(key).parent
         self._make(folder)
-        temporary = folder / f"{_TEMPORARY}{new_id()}"
+        temporary = folder / f"{TEMPORARY_PREFIX}{new_id()}"
         try:
-            with temporary.open("xb") as file:
+            with temporary.open("x+b") as file:
                 yield temporary, file
         finally:
             temporary.unlink(missing_ok=True)
 
     def _make(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        self._make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        """Make ``folder``, durably: another process may have made it and not have fsynced it yet."""
+        if folder == self.root:
+            make_folder(folder)
+        elif folder not in self._made or not folder.is_dir():
+            self._make(folder.parent)
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+            self._made.add(folder)
 
     def _publish(self, temporary: Path, file: BinaryIO, key: str) -> None:
+        final = self._path(key)
         file.flush()
         os.fchmod(file.fileno(), 0o444)
-        os.fsync(file.fileno())
-        final = self._path(key)
+        sync_file(file.fileno())
         self._make(final.parent)
         try:
-            os.link(temporary, final)
+            take_name(temporary, final)
         except FileExistsError:
             raise ObjectExistsError(key) from None
-        sync_folder(final.parent)
+        except OSError as exc:
+            if exc.errno != errno.ENOTSUP:
+                raise
+            raise CreateOnlyUnsupportedError(self.where) from exc
+
+    def _publish_blob(self, temporary: Path, file: BinaryIO, blob: BlobInfo) -> None:
+        if not self._has(blob):
+            try:
+                self._publish(temporary, file, blob_key(blob.digest))
+            except ObjectExistsError:
+                return
+
+    def _has(self, blob: BlobInfo) -> bool:
+        """Whether ``blob`` is there already, durably. Raises BlobDamagedError where its size is wrong."""
+        known = self.stat_blob(blob.digest)
+        if known is None:
+            return False
+        if known.size_bytes != blob.size_bytes:
+            detail = f"it has {known.size_bytes} bytes of {blob.size_bytes}"
+            raise BlobDamagedError(blob.digest, self.where, detail)
+        with self._translated(blob.digest):
+            sync_folder(
+                self._path(blob_key(blob.digest)).parent
+            )  # whoever made it may still be at it
+        return True
 
     @contextmanager
     def _open_blob(self, digest: str) -> Iterator[BinaryIO]:
@@ -228,8 +287,8 @@ class FilesystemStore:
                 file = path.open("rb")
             except (FileNotFoundError, NotADirectoryError):
                 raise BlobMissingError(digest, self.where) from None
-        with file:
-            yield file
+            with file:
+                yield file
 
     def _checked(self, digest: str, found: BlobInfo) -> BlobInfo:
         if found.digest != digest:
@@ -243,4 +302,13 @@ class FilesystemStore:
             yield
         except OSError as exc:
             where = exc.filename or what
-            raise UnavailableError(f"{self.where}: {where}: {exc.strerror or exc}") from exc
+            reason = exc.strerror or str(exc)
+            hint = _HINTS.get(exc.errno or 0, "")
+            raise UnavailableError(f"{self.where}: {where}: {reason}", hint) from exc
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> BlobInfo:
+    """Copy ``source`` into the empty ``target``, sharing blocks where that can be; the hash is of ``target``."""
+    if clone(source.fileno(), target.fileno()):
+        return copy_and_hash(target)
+    return copy_and_hash(source, target.write)

@@ -5,28 +5,33 @@ creates generations in a store.
 
 A rollback thinks in origins: the generation that first brought a checkpoint. Rolling to an older origin
 withdraws the one that is left; without a wish it goes to the newest older origin that is not withdrawn,
-so pressing it twice never brings the bad student back; rolling to a withdrawn one reinstates it.
+so pressing it twice never brings the bad student back; rolling to a withdrawn one reinstates it. Several
+origins may have brought the same bytes: they are withdrawn and reinstated together, and a rollback without
+a wish never stays on the bytes that it is to leave.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+import re
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from pydantic import ValidationError
-
-from launcher.errors import ConflictError, IntegrityError, UsageError
-from launcher.storage.port import ObjectStore
+from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
+from launcher.retry import retried
+from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
 from ledger.canonical import canonical_json
 from ledger.events import Generation, PreviousGeneration
 from ledger.ids import check_pointer_name
 
 __all__ = ["NoRollbackTargetError", "PointerHistory", "Pointers"]
 
-_MIN_DIGEST_PREFIX = 12
+_MIN_DIGEST_PREFIX: Final = 12
+#: A file system's limit for a name, less what ``.json`` takes.
+_MAX_FOLDER_BYTES: Final = 250
+_GENERATION_KEY: Final = re.compile(r".*/[0-9]{8}\.json")
 
 
 class NoRollbackTargetError(ConflictError):
@@ -45,7 +50,7 @@ class PointerHistory:
     """Generations of one pointer, ascending and contiguous from 1."""
 
     name: str
-    generations: tuple[Generation, ...] | list[Generation]
+    generations: Sequence[Generation]
 
     @property
     def latest(self) -> int:
@@ -75,30 +80,36 @@ class PointerHistory:
     def withdrawn(self) -> frozenset[int]:
         """Origins that were rolled back from and not reinstated since."""
         out: set[int] = set()
-        live: int | None = None
+        live: Generation | None = None
         for body in self.generations:
             if body.kind == "fence":
                 continue
             if body.kind == "rollback":
-                out.discard(body.origin)
-                if live is not None and body.origin < live:
-                    out.add(live)
-            live = body.origin
+                if live is not None and body.origin < live.origin:
+                    out |= self._same_bytes(live)
+                out -= self._same_bytes(body)
+            live = body
         return frozenset(out)
+
+    def _same_bytes(self, body: Generation) -> set[int]:
+        """The origins, up to ``body``, that brought its checkpoint."""
+        until = self.generations[: body.generation]
+        return {g.origin for g in until if g.digest == body.digest and g.kind != "fence"}
 
     def rollback_target(self, to: str | None) -> Generation:
         """The generation that a rollback should name.
 
         ``to``: digits are a generation; else a run id (or a unique prefix or suffix of one) or a digest
-        (or at least 12 of its hex digits). Raises NoRollbackTargetError, UsageError.
+        (or at least 12 of its hex digits). None: the newest older origin that is not withdrawn.
+        What it names may be live already. Raises NoRollbackTargetError, UsageError.
         """
         if to is not None:
             return self._named(to)
         live, out = self.effective, self.withdrawn()
         if live is not None:
-            for body in reversed(self.generations):
+            for body in reversed(self.generations[: live.origin - 1]):
                 first = body.kind in ("promotion", "adoption")
-                if first and body.origin < live.origin and body.origin not in out:
+                if first and body.origin not in out and body.digest != live.digest:
                     return body
         raise NoRollbackTargetError(self.name)
 
@@ -113,14 +124,19 @@ class PointerHistory:
         bare = to.removeprefix("sha256:")
         for fits in (self._runs(to), self._digests(bare)):
             if len({b.digest for b in fits}) > 1:
-                raise UsageError(
-                    f"{to!r} names several checkpoints of {self.name}", "say more of it"
-                )
+                shown = ", ".join(f"g{b.generation}" for b in fits)
+                raise UsageError(f"{to!r} names several of {self.name}: {shown}", "say more of it")
             if fits:
                 return fits[-1]
-        raise UsageError(f"{self.name} never named {to!r}", f"launcher pointers {self.name}")
+        raise UsageError(
+            f"{self.name} never named {to!r}",
+            f"a generation, a run, or {_MIN_DIGEST_PREFIX} digits of a digest: "
+            f"launcher pointers {self.name}",
+        )
 
     def _runs(self, text: str) -> list[Generation]:
+        if not text:
+            return []
         mine = [g for g in self.generations if g.run_id and g.digest and g.kind != "fence"]
         exact = [g for g in mine if g.run_id == text]
         return exact or [
@@ -187,33 +203,42 @@ class PointerHistory:
 
 
 class Pointers:
-    """The pointers of a store."""
+    """The pointers of a store. Generations never change, so each is read once."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+        self._read: dict[str, list[Generation]] = {}
 
     def history(self, name: str) -> PointerHistory:
-        """Every generation of ``name``. Raises IntegrityError for a gap or an unreadable body."""
+        """Every generation of ``name``, as of now. Raises IntegrityError for a gap or an unreadable body."""
         prefix = self._prefix(name)
-        bodies: list[Generation] = []
-        for info in self.store.list(prefix):
-            expected = f"{prefix}{len(bodies) + 1:08d}.json"
+        bodies = self._read.setdefault(name, [])
+        after = _key(prefix, len(bodies)) if bodies else ""
+        for info in self.store.list(prefix, after):
+            if not _GENERATION_KEY.fullmatch(info.key):
+                continue
+            expected = _key(prefix, len(bodies) + 1)
             if info.key != expected:
                 raise IntegrityError(f"{name}: {expected} is missing from {self.store.where}")
-            bodies.append(self._parse(info.key, self.store.read(info.key)))
+            bodies.append(self._parse(name, len(bodies) + 1, info.key))
         return PointerHistory(name, tuple(bodies))
 
     def create(self, body: Generation) -> None:
-        """Create a generation: the moment it is live. Raises ObjectExistsError."""
-        key = f"{self._prefix(body.name)}{body.generation:08d}.json"
-        self.store.create(key, canonical_json(body.model_dump(mode="json")))
+        """Create a generation: the moment it is live. Raises ObjectExistsError: somebody else has the number.
+
+        Where the store does not answer, what is there is read, and the same create is made again.
+        """
+        key = _key(self._prefix(body.name), body.generation)
+        data = canonical_json(body.model_dump(mode="json"))
+        try:
+            self.store.create(key, data)
+        except UnavailableError:
+            retried(lambda: self._create_again(key, data))
 
     def names(self) -> list[str]:
         """Every pointer that has a generation, ascending."""
-        folders = {
-            i.key.split("/")[1] for i in self.store.list("pointers/") if i.key.count("/") == 2
-        }
-        return sorted(unquote(folder) for folder in folders)
+        keys = [i.key for i in self.store.list("pointers/") if _GENERATION_KEY.fullmatch(i.key)]
+        return sorted({unquote(key.split("/")[1]) for key in keys if key.count("/") == 2})
 
     def write_view(self, name: str) -> None:
         """Write ``pointers/<name>.json``, a convenience that nothing of ours trusts."""
@@ -222,11 +247,33 @@ class Pointers:
             view = canonical_json(live.model_dump(mode="json"))
             self.store.replace(self._prefix(name).rstrip("/") + ".json", view)
 
-    def _prefix(self, name: str) -> str:
-        return f"pointers/{quote(check_pointer_name(name), safe='')}/"
-
-    def _parse(self, key: str, data: bytes) -> Generation:
+    def _create_again(self, key: str, data: bytes) -> None:
         try:
-            return Generation(**json.loads(data))
-        except (ValueError, TypeError, ValidationError) as exc:
+            there = self.store.read(key)
+        except ObjectNotFoundError:
+            self.store.create(key, data)
+            return
+        if there != data:
+            raise ObjectExistsError(key)
+
+    def _prefix(self, name: str) -> str:
+        folder = quote(check_pointer_name(name), safe="").replace("~", "%7E")
+        if len(folder) > _MAX_FOLDER_BYTES:
+            raise UsageError(f"pointer name {name} is too long: {len(folder)} bytes, encoded")
+        if folder.endswith(".json"):
+            raise UsageError(f"pointer name {name}: .json is the ending of a pointer's view")
+        return f"pointers/{folder}/"
+
+    def _parse(self, name: str, number: int, key: str) -> Generation:
+        try:
+            body = Generation(**json.loads(self.store.read(key)))
+        except (ValueError, TypeError) as exc:
             raise IntegrityError(f"{key} in {self.store.where} is no generation") from exc
+        if (body.name, body.generation) != (name, number):
+            said = f"{body.name} g{body.generation}"
+            raise IntegrityError(f"{key} in {self.store.where} says that it is {said}")
+        return body
+
+
+def _key(prefix: str, number: int) -> str:
+    return f"{prefix}{number:08d}.json"

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from launcher.errors import ConflictError, IntegrityError
+from launcher.errors import ConflictError, IntegrityError, UsageError
 
 __all__ = [
+    "TEMPORARY_PREFIX",
     "BlobDamagedError",
     "BlobInfo",
     "BlobMissingError",
@@ -29,7 +30,14 @@ __all__ = [
     "ObjectNotFoundError",
     "ObjectStore",
     "blob_key",
+    "check_key",
 ]
+
+#: How the names begin that a store in a folder keeps for itself.
+TEMPORARY_PREFIX: Final = ".tmp-"
+#: NAME_MAX of every file system in use; a bucket's whole key may have 1,024 bytes.
+_MAX_PART_BYTES: Final = 255
+_MAX_KEY_BYTES: Final = 1024
 
 
 class ObjectExistsError(ConflictError):
@@ -87,8 +95,30 @@ def blob_key(digest: str) -> str:
     return f"blobs/sha256/{hexadecimal[:2]}/{hexadecimal}"
 
 
+def check_key(key: str) -> str:
+    """Return ``key`` if every store can hold it, before any I/O. Raises UsageError.
+
+    A key has parts between slashes; none is empty, '.', '..', longer than 255 bytes of UTF-8, or begins
+    like a temporary name; no control characters.
+    """
+    raw = key.encode("utf-8", "surrogatepass")
+    bad_parts = any(
+        part in (b"", b".", b"..")
+        or part.startswith(TEMPORARY_PREFIX.encode())
+        or len(part) > _MAX_PART_BYTES
+        for part in raw.split(b"/")
+    )
+    bad_characters = any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in key)
+    if bad_parts or bad_characters or len(raw) > _MAX_KEY_BYTES:
+        raise UsageError(f"{key!r} is no key")
+    return key
+
+
 class ObjectStore(Protocol):
-    """A store of create-only objects and blobs. Every method may raise UnavailableError."""
+    """A store of create-only objects and blobs. Every method may raise UnavailableError.
+
+    Threads may share one. A key is checked before anything is done (``check_key``).
+    """
 
     @property
     def where(self) -> str:
@@ -118,7 +148,8 @@ class ObjectStore(Protocol):
     def ingest(self, source: Path) -> BlobInfo:
         """Store a file's bytes as a blob, hashed while they stream in; skipped where it is there already.
 
-        Raises UsageError if ``source`` is no readable regular file.
+        Raises UsageError if ``source`` is no readable regular file or changes while it is read (tried
+        twice), BlobDamagedError if a blob of another size has its name.
         """
         ...
 
