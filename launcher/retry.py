@@ -37,9 +37,8 @@ def retried(
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(UnavailableError),
         stop=tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(deadline_seconds),
-        wait=tenacity.wait_exponential_jitter(
-            initial=_FIRST_WAIT_SECONDS, jitter=_FIRST_WAIT_SECONDS
-        ),
+        wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT_SECONDS)
+        + tenacity.wait_random(0, _FIRST_WAIT_SECONDS),
         sleep=sleep,
         reraise=True,
     )

@@ -228,9 +228,10 @@ def _followed(link: str, path: str, top: str) -> tuple[str, int]:
     if os.path.commonpath([top, real]) != top:
         raise OutputsRefusedError(path, f"a symlink that leaves the run's folder ({_shown(real)})")
     try:
-        return real, os.lstat(real).st_mode
+        mode = Path(real).stat().st_mode
     except OSError:
         raise OutputsRefusedError(path, "a symlink that leads nowhere") from None
+    return real, mode
 
 
 def _utf8(path: str) -> str:

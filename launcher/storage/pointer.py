@@ -78,23 +78,17 @@ class PointerHistory:
         return last if held else None
 
     def withdrawn(self) -> frozenset[int]:
-        """Origins that were rolled back from and not reinstated since."""
-        out: set[int] = set()
+        """Origins whose checkpoint was rolled back from, and neither gone back to nor promoted again since."""
+        out: set[str | None] = set()
         live: Generation | None = None
         for body in self.generations:
             if body.kind == "fence":
                 continue
-            if body.kind == "rollback":
-                if live is not None and body.origin < live.origin:
-                    out |= self._same_bytes(live)
-                out -= self._same_bytes(body)
+            if body.kind == "rollback" and live is not None and body.origin < live.origin:
+                out.add(live.digest)
+            out.discard(body.digest)
             live = body
-        return frozenset(out)
-
-    def _same_bytes(self, body: Generation) -> set[int]:
-        """The origins, up to ``body``, that brought its checkpoint."""
-        until = self.generations[: body.generation]
-        return {g.origin for g in until if g.digest == body.digest and g.kind != "fence"}
+        return frozenset(g.origin for g in self.generations if _first(g) and g.digest in out)
 
     def rollback_target(self, to: str | None) -> Generation:
         """The generation that a rollback should name.
@@ -108,8 +102,7 @@ class PointerHistory:
         live, out = self.effective, self.withdrawn()
         if live is not None:
             for body in reversed(self.generations[: live.origin - 1]):
-                first = body.kind in ("promotion", "adoption")
-                if first and body.origin not in out and body.digest != live.digest:
+                if _first(body) and body.origin not in out and body.digest != live.digest:
                     return body
         raise NoRollbackTargetError(self.name)
 
@@ -200,6 +193,11 @@ class PointerHistory:
             generation=live.generation if live else 0, digest=live.digest if live else None
         )
         return Generation(name=self.name, previous=previous, **fields)
+
+
+def _first(body: Generation) -> bool:
+    """Whether ``body`` is an origin."""
+    return body.kind in ("promotion", "adoption")
 
 
 class Pointers:
