@@ -130,7 +130,7 @@ class FilesystemStore:
         """See the port. Raises StillWrittenError, BlobDamagedError (a truncated one is there) too."""
         for _ in range(2):
             with open_source(source) as (reader, unchanged):
-                what = str(source)
+                what = f"{self.where}, storing {source}"
                 with self._translated(what), self._beside(_INCOMING) as (temporary, file):
                     blob = _copy(reader, file)
                     if unchanged(blob):
@@ -301,10 +301,13 @@ class FilesystemStore:
         try:
             yield
         except OSError as exc:
-            where = exc.filename or what
-            reason = exc.strerror or str(exc)
+            where = str(exc.filename or what)
+            if TEMPORARY_PREFIX in where:
+                where = what
+            if not Path(where).is_absolute():
+                where = f"{self.where}: {where}"
             hint = _HINTS.get(exc.errno or 0, "")
-            raise UnavailableError(f"{self.where}: {where}: {reason}", hint) from exc
+            raise UnavailableError(f"{where}: {exc.strerror or exc}", hint) from exc
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> BlobInfo:
