@@ -1,0 +1,59 @@
+# Everything a person types here: setup, demo, test, check, bench. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first Python 3.11 or newer that can make an environment; `make PYTHON=/path/to/python setup` chooses.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+# xdist's own choice on a small machine is one worker a core; more only get in each other's way.
+WORKERS ?= auto
+TESTS ?= tests
+
+.PHONY: help setup demo test check lint types imports format bench clean
+
+help: ## List these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## Make .venv with everything pinned
+
+$(READY): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 or newer with venv was found (Debian: apt-get install python3 python3-venv)' >&2; exit 2; }
+	@echo "setting up $(VENV) (a minute or two, once) ..."
+	@rm -f $(READY)
+	@'$(PYTHON)' -m venv $(VENV)
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	@touch $(READY)
+
+demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way back
+	@bash scripts/demo.sh
+
+test: $(READY) check ## Run every check and every test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+
+check: lint types imports ## Run the static checks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+	$(BIN)/mypy examples/minigrid benchmarks
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure, each figure beside its peer in the same run
+	@for one in append overhead startup; do $(BIN)/python -m benchmarks.$$one; done
+
+clean: ## Remove what can be made again (never runs/, checkpoints/, results/)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
