@@ -22,6 +22,7 @@ from launcher.errors import (
     UnavailableError,
     UsageError,
 )
+from launcher.followers import TargetBehindError
 from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.settings import Settings
@@ -75,36 +76,52 @@ class Workspace:
     def locks(self) -> Path:
         return self.home / "locks"
 
-    def attend(self, rolling_back: str | None = None) -> None:
+    def attend(self, rolling_back: str | None = None) -> list[TargetBehindError]:
         """What a writing command does first; running it again does nothing.
 
         ``rolling_back`` names the pointer that this command turns back: what is open there is not
-        finished, its number is taken by a fence.
+        finished, its number is taken by a fence. Returns which target files could not be brought in
+        step: no reason to stop, but to be said.
         """
+        behind = []
         for name in self.journal.pointer_names():
-            self.promoter.settle(name, rolling_back=name == rolling_back)
-        marker = self.locks / "documents.json"
-        seen, looked = _read_marker(marker)
-        now_ns, size = _now_ns(self.locks), self.ledger.head().size
-        stale: set[str] = set()
-        for record in self.ledger.read_all(seen):
-            if record.stream.startswith("run/"):
-                stale.add(record.stream.removeprefix("run/"))
-            elif isinstance(record.data, PromotionConfirmed) and record.data.generation.run_id:
-                stale.add(record.data.generation.run_id)
-        stale |= self._edited(looked)
-        for run_id in sorted(stale):
-            self.documents.write(run_id)
-        write_atomically(marker, json.dumps({"size": size, "looked_ns": now_ns}).encode())
+            try:
+                self.promoter.settle(name, rolling_back=name == rolling_back)
+            except TargetBehindError as exc:
+                behind.append(exc)
+        self._catch_up(self.locks / "documents.json")
+        return behind
 
-    def _edited(self, looked_ns: int) -> set[str]:
-        """Runs whose relabel_tags.json changed since the last look: a job may have set its status."""
-        known = set(self.journal.run_ids())
-        return {
-            path.parent.parent.name
-            for path in self.home.glob("*/metadata/relabel_tags.json")
-            if path.parent.parent.name in known and path.stat().st_mtime_ns >= looked_ns
-        }
+    def _catch_up(self, marker: Path) -> None:
+        """Rewrite the documents that are behind the ledger, and import what jobs wrote into theirs.
+
+        The marker says up to where that was done (size and root, so that it counts for this very ledger
+        only) and how each run's tag document looked then. It is written last and may be lost at any time.
+        """
+        head = self.ledger.head()
+        seen, tags = self._done(_read_marker(marker))
+        stale = {path.run_id: path.text for path in self._moved_since(seen)}
+        for run_id, (place, identity) in tags.items():
+            if run_id not in stale and _identity(place) != identity:
+                stale[run_id] = place
+        for run_id, place in sorted(stale.items()):
+            # Looked at before it is read: a change after this look is found by the next one.
+            identity = _identity(place)
+            self.documents.write(run_id)
+            tags[run_id] = (place, identity)
+        done = {"size": head.size, "root": head.root.hex(), "tags": tags}
+        if stale or seen != head.size:
+            write_atomically(marker, json.dumps(done).encode())
+
+    def _done(self, marker: Mapping[str, Any]) -> tuple[int, dict[str, tuple[str, Identity]]]:
+        """Up to where the documents were brought, and the tag documents of then; nothing of another ledger's."""
+        try:
+            size, root = int(marker["size"]), bytes.fromhex(marker["root"])
+            tags = {run: (str(place), tuple(seen)) for run, (place, seen) in marker["tags"].items()}
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return 0, {}
+        same = size <= self.ledger.head().size and self.ledger.root_at(size) == root
+        return (size, tags) if same else (0, {})
 
 
 def open_workspace(

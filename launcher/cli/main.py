@@ -29,14 +29,14 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "logs": ("look", "A stage's log, raw; -f follows it.", "Runs"),
     "tags": ("tags", "Check the relabel tags of a run.", "Runs"),
     "promote": ("pointers", "Make a run's student live, by hand.", "Checkpoints"),
-    "rollback": ("pointers", "Put the previous checkpoint back at once.", "Checkpoints"),
+    "rollback": ("rollback", "Put the previous checkpoint back at once.", "Checkpoints"),
     "release": ("pointers", "Let automatic promotions go on after a rollback.", "Checkpoints"),
     "pointers": ("pointers", "What each pointer names, and its history.", "Checkpoints"),
-    "pull": ("pointers", "Fetch a checkpoint, verified, by ref.", "Checkpoints"),
+    "pull": ("pull", "Fetch a checkpoint, verified, by ref.", "Checkpoints"),
     "storage": ("care", "What is stored, by class, in bytes.", "Care"),
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
-    "audit": ("care", "Check ledger, documents, blobs and pointers.", "Care"),
-    "doctor": ("care", "Check this machine: tools, disk, store, ledger.", "Care"),
+    "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
+    "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
 }
 
 
