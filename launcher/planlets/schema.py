@@ -137,12 +137,13 @@ def _check_refs(name: str, value: Any, draft: str) -> None:
 
 def _said(errors: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """(path, message) of each error; the keys that one object lacks are one message."""
-    incomplete: int | None = None
+    incomplete: tuple[int, int] | None = None
     for error in errors:
         if error.validator == "required" and isinstance(error.validator_value, list):
-            if incomplete == id(error.instance):
+            this = (id(error.instance), id(error.validator_value))
+            if incomplete == this:
                 continue
-            incomplete = id(error.instance)
+            incomplete = this
             lacking = [key for key in error.validator_value if key not in error.instance]
             yield _path(error.absolute_path), f"it lacks {', '.join(map(repr, lacking))}"
         else:
