@@ -8,10 +8,11 @@ half done, bring target files in step, rewrite documents that a crash left behin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher import clock
 from launcher.documents import Documents, write_atomically
@@ -29,11 +30,14 @@ from launcher.settings import Settings
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectStore
 from ledger import errors as ledger_errors
-from ledger.events import PromotionConfirmed
+from ledger.events import PromotionConfirmed, Recorded, StorageMeasured
 from ledger.stores.port import EventStore
 from ledger.stores.sqlite import SqliteEventStore
 
-__all__ = ["Workspace", "open_workspace", "translated"]
+__all__ = ["Workspace", "open_parts", "open_workspace", "translated"]
+
+#: What tells one state of a file from another; all None where there is none.
+Identity = tuple[int | None, ...]
 
 
 @contextmanager
@@ -53,7 +57,7 @@ def _as_launcher_error(exc: ledger_errors.LedgerError) -> LauncherError:
             )
         case ledger_errors.LedgerUnavailableError():
             return UnavailableError(str(exc))
-        case ledger_errors.VersionConflictError():
+        case ledger_errors.VersionConflictError() | ledger_errors.IllegalTransitionError():
             return ConflictError(str(exc))
         case _:
             return UsageError(str(exc))
@@ -100,17 +104,19 @@ class Workspace:
         """
         head = self.ledger.head()
         seen, tags = self._done(_read_marker(marker))
-        stale = {path.run_id: path.text for path in self._moved_since(seen)}
-        for run_id, (place, identity) in tags.items():
-            if run_id not in stale and _identity(place) != identity:
-                stale[run_id] = place
-        for run_id, place in sorted(stale.items()):
-            # Looked at before it is read: a change after this look is found by the next one.
-            identity = _identity(place)
+        stale = {run_id for record in self.ledger.read_all(seen) if (run_id := _run_of(record))}
+        stale |= {run for run, (place, then) in tags.items() if _identity(place) != then}
+        for run_id in sorted(stale):
+            request = self.journal.run(run_id).request
+            if request is None:
+                continue
+            place = str(self.documents.run_dir(request) / "metadata" / "relabel_tags.json")
+            # Looked at before it is read: what changes after this look is found by the next one.
+            then = _identity(place)
             self.documents.write(run_id)
-            tags[run_id] = (place, identity)
-        done = {"size": head.size, "root": head.root.hex(), "tags": tags}
+            tags[run_id] = (place, then)
         if stale or seen != head.size:
+            done = {"size": head.size, "root": head.root.hex(), "tags": tags}
             write_atomically(marker, json.dumps(done).encode())
 
     def _done(self, marker: Mapping[str, Any]) -> tuple[int, dict[str, tuple[str, Identity]]]:
@@ -124,32 +130,47 @@ class Workspace:
         return (size, tags) if same else (0, {})
 
 
+def open_parts(settings: Settings, root: Path) -> tuple[Path, ObjectStore]:
+    """The home and the store that these settings name; touches neither, and no ledger."""
+    home = settings.home if settings.home.is_absolute() else root / settings.home
+    return home, FilesystemStore(Path(settings.store) if settings.store else home / "objects")
+
+
 def open_workspace(
     settings: Settings, root: Path, *, writing: bool, actor: str | None = None
 ) -> Workspace:
     """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError."""
-    home = settings.home if settings.home.is_absolute() else root / settings.home
+    home, store = open_parts(settings, root)
     with translated():
         ledger = SqliteEventStore(home / "ledger.db", read_only=not writing)
-    store = FilesystemStore(Path(settings.store) if settings.store else home / "objects")
     journal = Journal(ledger, actor or settings.actor, clock.now)
     promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
     documents = Documents(journal, home / "locks")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
 
 
-def _read_marker(path: Path) -> tuple[int, int]:
-    """(ledger size, nanoseconds) of the last look; a cache only, so anything unreadable is zero."""
+def _run_of(record: Recorded[Any]) -> str | None:
+    """The run whose documents show this event."""
+    if record.stream.startswith("run/"):
+        return record.stream.removeprefix("run/")
+    if isinstance(record.data, PromotionConfirmed):
+        return record.data.generation.run_id
+    return record.data.run_id if isinstance(record.data, StorageMeasured) else None
+
+
+def _read_marker(path: Path) -> Mapping[str, Any]:
+    """A cache only, so anything unreadable is an empty one."""
     try:
         marker = json.loads(path.read_bytes())
-        return int(marker["size"]), int(marker["looked_ns"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
 
 
-def _now_ns(folder: Path) -> int:
-    """This moment by the file system's own clock, which is the one that edits are stamped with."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / "clock"
-    probe.touch()
-    return probe.stat().st_mtime_ns
+def _identity(path: str) -> Identity:
+    """Size, inode and change time: whoever edits, replaces or restores a file gives it another one."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return (None, None, None)
+    return (found.st_size, found.st_ino, found.st_ctime_ns)
