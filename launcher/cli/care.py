@@ -2,22 +2,99 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from launcher import clock
 from launcher.audit import standing_differences
 from launcher.audit_report import counted
-from launcher.cli.common import home_option, json_option, print_json, project_root, workspace
+from launcher.cli.common import (
+    home_option,
+    json_option,
+    print_json,
+    project_root,
+    short_id,
+    workspace,
+)
 from launcher.documents import Difference, write_atomically
 from launcher.errors import IntegrityError, UsageError
 from launcher.refs import find_run
+from launcher.usage import Usage, survey
 from launcher.workspace import Workspace, translated
+from ledger.projections.storage_alert import human_bytes
 
-__all__ = ["replay_command"]
+__all__ = ["replay_command", "storage_command"]
+
+#: So many runs are shown on a screen, largest folders first; --json has all.
+_RUNS_SHOWN: Final = 10
+
+
+@click.command("storage", help="What is stored, by class, run and pointer, and what may go.")
+@json_option
+@home_option
+def storage_command(as_json: bool, home: str | None) -> int:
+    """Reads only; what it calls obsolete is for a person to remove."""
+    ws = workspace(home, writing=False)
+    with translated():
+        usage = survey(ws)
+    if as_json:
+        print_json(_usage_json(usage))
+    else:
+        _print_usage(usage)
+    return 0
+
+
+def _usage_json(usage: Usage) -> dict[str, Any]:
+    return {
+        "store": usage.store,
+        "bytes_by_class": dict(usage.classes),
+        "free_bytes": usage.free_bytes,
+        "runs": [asdict(run) for run in usage.runs],
+        "pointers": [asdict(pointer) for pointer in usage.pointers],
+        "obsolete": [item.model_dump() for item in usage.obsolete],
+        "obsolete_bytes": sum(item.size_bytes for item in usage.obsolete),
+        "unreadable": list(usage.unreadable),
+    }
+
+
+def _print_usage(usage: Usage) -> None:
+    click.echo(f"store  {usage.store}")
+    for name, size in usage.classes.items():
+        click.echo(f"{name:<19}  {size:>15,}  {human_bytes(size):>9}")
+    click.echo(f"{'together':<19}  {sum(usage.classes.values()):>15,}")
+    if usage.free_bytes is not None:
+        click.echo(f"{'free':<19}  {usage.free_bytes:>15,}  {human_bytes(usage.free_bytes):>9}")
+    for pointer in usage.pointers:
+        click.echo(
+            f"pointer {pointer.name}: {counted(pointer.generations, 'generation')}, "
+            f"{human_bytes(pointer.kept_bytes)} in the store, {human_bytes(pointer.backup_bytes)} in backups"
+        )
+    largest = sorted(usage.runs, key=lambda run: (-run.folder_bytes, run.run_id))
+    for run in largest[:_RUNS_SHOWN]:
+        click.echo(
+            f"run {short_id(run.run_id)}: {run.status}, {human_bytes(run.folder_bytes)} in its folder, "
+            f"{human_bytes(run.stored_bytes)} in the store"
+        )
+    if len(largest) > _RUNS_SHOWN:
+        click.echo(f"… and {len(largest) - _RUNS_SHOWN} more runs: --json")
+    for folder in usage.unreadable:
+        click.echo(f"warning: {folder} could not be read and is not counted", err=True)
+    if not usage.obsolete:
+        click.echo("obsolete checkpoints: none")
+        return
+    total = sum(item.size_bytes for item in usage.obsolete)
+    click.echo(
+        f"obsolete checkpoints: {len(usage.obsolete)}, {human_bytes(total)}; to remove one, from this folder:"
+    )
+    for item in usage.obsolete:
+        click.echo(
+            f"  rm -- {shlex.quote(item.path)}   # {human_bytes(item.size_bytes)}, {item.why}"
+        )
 
 
 @click.command("replay", help="Rebuild the documents of RUN, or of all runs, from the ledger.")
