@@ -86,11 +86,11 @@ class Followers:
         ``by`` is the generation on whose behalf this is done, by default the live one. Idempotent.
         Raises TargetBehindError.
         """
-        live = self.pointers.history(name).live
         file = self.file(name)
-        if file is None or live is None or live.digest is None or live.project != self.project:
+        if file is None or not file.path.parent.is_dir():
             return None
-        if not file.path.parent.is_dir():
+        live = self.pointers.history(name).live
+        if live is None or live.digest is None or live.project != self.project:
             return None
         if ready == _NOTHING and file.in_step(live.digest):
             return None

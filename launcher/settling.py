@@ -94,6 +94,8 @@ class Settling:
         ``rolling_back``: what is open is not finished, its number is taken by a fence.
         Raises IntegrityError (a gap, the wrong store), UnavailableError.
         """
+        account = self.journal.pointer(name).generations
+        self.pointers.recall(name, [account[number] for number in range(1, len(account) + 1)])
         while True:
             self._refuse_wrong_store(name)
             for intent in list(self.journal.pointer(name).open.values()):
