@@ -74,7 +74,7 @@ def validate(ws: Workspace, run_id: str, schema: Schema | None) -> Verdict:
     verdict = Verdict(run_id, tags.tag_file, tags.digest, size, visible, schema, checked)
     if schema is not None:
         ws.store.ingest_bytes(schema.raw)
-    ws.journal.record_run(run_id, lambda now: _facts(ws, now, verdict))
+    ws.journal.record_run(run_id, lambda now: _facts(now, verdict))
     ws.documents.write(run_id)
     return verdict
 
@@ -126,15 +126,11 @@ def _visible(place: Path, digest: str | None, size_bytes: int | None) -> Visible
         return "unreadable"
 
 
-def _facts(ws: Workspace, now: RunState, verdict: Verdict) -> Sequence[EventData]:
+def _facts(now: RunState, verdict: Verdict) -> Sequence[EventData]:
     """What the ledger should say: the verdict, unless it is what was said last."""
     assert now.tags is not None
     schema_digest = verdict.schema.digest if verdict.schema else None
-    last = next(
-        r.data
-        for r in reversed(ws.journal.store.read_stream(now.stream))
-        if r.id == now.tags.event_id
-    )
+    last = now.tags.said
     if (
         isinstance(last, RelabelTagsValidated | RelabelTagsRejected)
         and now.tags.status == verdict.status
