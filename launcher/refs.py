@@ -23,12 +23,15 @@ from ledger.ids import check_digest
 
 __all__ = [
     "Resolved",
+    "check_input",
     "find_run",
     "matching_runs",
     "resolve_digest",
     "resolve_input",
     "short_id",
 ]
+
+_SCHEMES = ("run:", "pointer:", "sha256:")
 
 _DEFAULT_RUN_ID: Final = re.compile(r"\d{4}(\d{4})T\d{6}Z-([0-9a-f]{4})")
 _DIGITS: Final = re.compile(r"[0-9a-f]+")
@@ -106,14 +109,8 @@ def resolve_input(
 
     Raises UsageError if the file is missing or is not a regular one.
     """
-    if not ref.startswith(("run:", "pointer:", "sha256:")):
-        path = root / ref
-        if not path.is_file():
-            raise UsageError(
-                f"{label} {ref} is not there"
-                if not path.exists()
-                else f"{label} {ref} is not a file"
-            )
+    if not ref.startswith(_SCHEMES):
+        path = _file(ref, root, label)
         blob = store.ingest(path)
         return InputRef(
             ref=ref,
@@ -145,6 +142,22 @@ def _whole_digest(ref: str, store: ObjectStore) -> str:
         return check_digest(ref)
     except InvalidNameError as exc:
         raise UsageError(str(exc)) from exc
+
+
+def check_input(ref: str, root: Path, label: str, journal: Journal, store: ObjectStore) -> None:
+    """See that ``resolve_input`` will find the input; nothing is read but names. Raises as it does."""
+    if ref.startswith(_SCHEMES):
+        resolve_digest(ref, journal, store, root)
+    else:
+        _file(ref, root, label)
+
+
+def _file(ref: str, root: Path, label: str) -> Path:
+    path = root / ref
+    if not path.is_file():
+        what = "not a file" if path.exists() else "not there"
+        raise UsageError(f"{label} {ref} is {what}")
+    return path
 
 
 def _stored(digest: str, store: ObjectStore, suffix: str, shown: str) -> Resolved:

@@ -41,6 +41,8 @@ def stage_spec(
     root, folder = Path(request.project_root), run_dir(ws, state)
     own = _own(ws, state, stage, attempt)
     tag_file = root / request.relabel_tag_file if request.relabel_tag_file else None
+    if tag_file is not None and stage == "relabel":
+        tag_file.parent.mkdir(parents=True, exist_ok=True)
     done = [s.manifest_digest for s in state.stages.values() if s.manifest_digest]
     return StageSpec(
         run_id=state.run_id,
@@ -55,8 +57,8 @@ def stage_spec(
         store=ws.store.where,
         home=str(ws.home),
         previous_manifests=tuple(done),
-        collect_exclude=config.collect_exclude,
-        student_glob=config.student_glob,
+        collect_exclude=tuple(substitute(p, own) for p in config.collect_exclude),
+        student_glob=substitute(config.student_glob, own) if config.student_glob else None,
         tag_file=str(tag_file) if tag_file and stage == "relabel" else None,
         timeout_seconds=plan.timeout_seconds,
         grace_seconds=ws.settings.grace_seconds,

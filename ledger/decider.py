@@ -26,6 +26,7 @@ from ledger.errors import IllegalTransitionError
 from ledger.identity import identify
 from ledger.known_facts import already_said
 from ledger.run_state import (
+    SETTLED_WELL,
     Failure,
     RunState,
     RunStatus,
@@ -37,6 +38,7 @@ from ledger.run_state import (
 
 __all__ = [
     "RUN_TRANSITIONS",
+    "SETTLED_WELL",
     "STAGE_TRANSITIONS",
     "TAG_TRANSITIONS",
     "Failure",

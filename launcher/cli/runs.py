@@ -89,9 +89,7 @@ def submit_command(
     dry_run: bool,
     home: str | None,
 ) -> int:
-    parsed = load(project_root() / config)
     sets = _pairs(overrides, "--set")
-    parsed = parsed.with_overrides(sets)
     flags = request.Flags(
         run_id=run_id or clock.new_run_id(clock.now()),
         teacher_checkpoint=teacher_checkpoint,
@@ -105,9 +103,13 @@ def submit_command(
         labels=_pairs(labels, "--label"),
         note=note,
     )
+    request.check_names(flags)
+    parsed = load(project_root() / config, sets).knowing(os.environ)
     request.check(flags, parsed)
     for warning in parsed.warnings:
         click.echo(f"warning: {warning}", err=True)
+    if not dry_run:
+        _refuse_early(home, parsed, flags)
     ws = workspace(home, writing=not dry_run)
     with translated():
         wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
@@ -118,6 +120,16 @@ def submit_command(
             return 0
         _append_request(ws, wanted)
         return _drive(ws, parsed, wanted.run_id)
+
+
+def _refuse_early(home: str | None, config: Config, flags: request.Flags) -> None:
+    """Whatever is wrong is said before anything is made, the home included."""
+    reading = workspace(home, writing=False)
+    try:
+        with translated():
+            request.preflight(reading, config, flags)
+    finally:
+        reading.ledger.close()
 
 
 def _append_request(ws: Workspace, wanted: RunRequested) -> None:
