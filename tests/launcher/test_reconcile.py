@@ -106,7 +106,6 @@ class Attempt:
 
     started: bool = False
     result: port.StageResult | None = None
-    supervisors: int = 0
     holder: object | None = None
     command: bool = False
 
@@ -120,7 +119,7 @@ class World:
     infrastructure: int
     cancels: float = 0.0
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
-    supervisors: list[tuple[Attempt, Iterator[None]]] = field(default_factory=list)
+    supervisors: list[tuple[Attempt, Iterator[None], object]] = field(default_factory=list)
     ran: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,8 +130,7 @@ class World:
 
     # a supervisor, as launcher.agent.supervisor says it
 
-    def supervisor(self, stage: str, number: int, attempt: Attempt) -> Iterator[None]:
-        me = object()
+    def supervisor(self, stage: str, number: int, attempt: Attempt, me: object) -> Iterator[None]:
         while attempt.holder is not None:
             if attempt.started:
                 return
@@ -160,8 +158,9 @@ class World:
         attempt.holder = None
 
     def kill_supervisor(self, which: int) -> None:
-        attempt, _ = self.supervisors.pop(which)
-        attempt.holder = "command" if attempt.command else None
+        attempt, _, me = self.supervisors.pop(which)
+        if attempt.holder is me:
+            attempt.holder = "command" if attempt.command else None
 
     # the executor
 
@@ -223,7 +222,8 @@ class World:
 
     def start(self, stage: e.StageName, number: int) -> Generator[None, None, list[e.EventData]]:
         attempt = self.attempts[stage, number]
-        one = (attempt, self.supervisor(stage, number, attempt))
+        me = object()
+        one = (attempt, self.supervisor(stage, number, attempt, me), me)
         self.supervisors.append(one)
         while not attempt.started and attempt.result is None:
             if one not in self.supervisors:
