@@ -24,9 +24,9 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "submit": ("runs", "Start a run and follow it to its end.", "Runs"),
     "resume": ("runs", "Go on with a run whose launcher died.", "Runs"),
     "cancel": ("runs", "Stop a run: its whole process group, after a grace period.", "Runs"),
-    "status": ("look", "What is live, or everything about one run.", "Runs"),
-    "list": ("look", "The newest runs, and what became of them.", "Runs"),
-    "logs": ("look", "A stage's log, raw; -f follows it.", "Runs"),
+    "status": ("status", "What is live, or everything about one run.", "Runs"),
+    "list": ("listing", "The newest runs, and what became of them.", "Runs"),
+    "logs": ("logs", "A stage's log, raw; -f follows it.", "Runs"),
     "tags": ("tags", "Check the relabel tags of a run.", "Runs"),
     "promote": ("pointers", "Make a run's student live, by hand.", "Checkpoints"),
     "rollback": ("rollback", "Put the previous checkpoint back at once.", "Checkpoints"),
@@ -86,7 +86,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """
     ctx.obj = {"debug": debug}
     if ctx.invoked_subcommand is None:
-        from launcher.cli.look import overview
+        from launcher.cli.overview import overview
 
         overview()
 

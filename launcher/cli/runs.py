@@ -10,7 +10,11 @@ import click
 
 from launcher import clock, request
 from launcher.cli.common import home_option, project_root, short_id, workspace
+from launcher.cli.driving import driving
+from launcher.cli.plan import plan_lines
 from launcher.cli.progress import Screen, say_end
+from launcher.cli.terminal import echo
+from launcher.cli.view import View
 from launcher.config import Config, load
 from launcher.errors import ConflictError, UsageError
 from launcher.executors.local import LocalExecutor
@@ -116,10 +120,12 @@ def submit_command(
         for warning in skip_warnings(wanted.stages):
             click.echo(f"warning: {warning}", err=True)
         if dry_run:
-            _print_plan(wanted)
+            for line in plan_lines(View(ws), parsed, wanted):
+                click.echo(line)
             return 0
-        _append_request(ws, wanted)
-        return _drive(ws, parsed, wanted.run_id)
+        with driving(ws, wanted.run_id):
+            _append_request(ws, wanted)
+            return _drive(ws, parsed, wanted.run_id)
 
 
 def _refuse_early(home: str | None, config: Config, flags: request.Flags) -> None:
@@ -144,28 +150,18 @@ def _append_request(ws: Workspace, wanted: RunRequested) -> None:
     ws.journal.record_run(wanted.run_id, propose)
 
 
-def _print_plan(wanted: RunRequested) -> None:
-    click.echo(f"run {wanted.run_id}  (dry run: nothing was started or written)")
-    click.echo(f"config              {wanted.config.path}")
-    for label, given in (
-        ("teacher checkpoint", wanted.teacher_checkpoint),
-        ("teacher scorecard", wanted.teacher_scorecard),
-    ):
-        if given is not None:
-            click.echo(f"{label:<19} {given.path}  {given.digest[:19]}…  {given.size_bytes} bytes")
-    for plan in wanted.stages:
-        click.echo(f"{plan.name:<19} {plan.command if plan.command else '(skipped: no command)'}")
-    if wanted.promotion:
-        click.echo(f"promotion target    {wanted.promotion.target}")
-
-
 def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -> int:
     screen = Screen(ws)
     runner = Runner(ws, LocalExecutor(ws.store, ws.home), config, screen)
     runner.force = force
     screen.opening(ws.journal.run(run_id))
-    with screen:
-        outcome = runner.run(run_id)
+    try:
+        with screen:
+            outcome = runner.run(run_id)
+    except KeyboardInterrupt:
+        name = View(ws).name(run_id)
+        echo(f"launcher: left {name}; what was started goes on: launcher resume {name}", err=True)
+        return 130
     say_end(ws, outcome)
     return outcome.exit_code
 
@@ -181,7 +177,9 @@ def resume_command(run: str, force: bool, home: str | None) -> int:
     with translated():
         run_id = find_run(ws.journal, run)
         state = ws.journal.run(run_id)
-        return _drive(ws, config_of(ws, state, os.environ), run_id, force=force)
+        config = config_of(ws, state, os.environ)
+        with driving(ws, run_id):
+            return _drive(ws, config, run_id, force=force)
 
 
 @click.command("cancel", help="Stop a run: its whole process group, after a grace period.")
