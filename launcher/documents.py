@@ -40,7 +40,7 @@ from ledger.projections.storage_alert import storage_alert_text
 __all__ = ["Difference", "Documents", "write_atomically"]
 
 _TAGS: Final = "relabel_tags.json"
-_NOTE_BYTES: Final = 4096
+_NOTE_BYTES: Final = 256
 _TAG_EVENTS: Final[dict[str, type[e.EventData]]] = {
     "pending": e.RelabelTagsReopened,
     "validated": e.RelabelTagsValidated,
@@ -270,9 +270,9 @@ def _noted(fd: int) -> list[str]:
 
 
 def _note(fd: int, digests: list[str]) -> None:
+    # One write over the one before, of one length, so that a kill leaves one of the two notes.
     with contextlib.suppress(OSError):  # a full disk loses the note, not the document
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"tags": digests}).encode(), 0)
+        os.pwrite(fd, json.dumps({"tags": digests}).encode().ljust(_NOTE_BYTES), 0)
 
 
 def _changed_status(path: Path, expected: bytes, ours: Collection[str]) -> str | None:
