@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import glob
 import json
 import os
@@ -217,14 +218,22 @@ class TargetFile:
             return None
         for backup in self._backup_names(label):
             if os.path.lexists(backup):
-                # One that was killed between keeping and replacing kept it already.
-                if not self.path.is_symlink() and self.path.samefile(backup):
+                # Whoever was killed between keeping and replacing kept it already.
+                if self._is_kept_as(backup):
                     return backup
                 continue
             with contextlib.suppress(FileExistsError):
                 self._keep_as(backup)
                 return backup
         raise AssertionError("unreachable")
+
+    def _is_kept_as(self, backup: Path) -> bool:
+        found = backup.lstat()
+        return (
+            stat.S_ISREG(found.st_mode)
+            and found.st_size == self.path.stat().st_size
+            and filecmp.cmp(self.path, backup, shallow=False)
+        )
 
     def _keep_as(self, backup: Path) -> None:
         """Give what stands there a second name; a copy where it is a symlink or there are no links."""
