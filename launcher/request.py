@@ -138,6 +138,10 @@ def preflight(ws: Workspace, config: Config, flags: Flags) -> _Asked:
     """
     output_root = ws.root / flags.output_root if flags.output_root else ws.home
     run_dir = output_root / flags.run_id
+    for what, folder in (("the home", ws.home), ("--output-root", output_root)):
+        above = _nearest(folder)
+        if not above.is_dir():
+            raise UsageError(f"{what} {folder} cannot be a folder: {above} is a file")
     _refuse_existing(ws, flags.run_id, run_dir)
     own: dict[str, str | None] = {**own_paths(flags.run_id, run_dir)}
 
@@ -171,9 +175,9 @@ def preflight(ws: Workspace, config: Config, flags: Flags) -> _Asked:
 def request_run(
     ws: Workspace, config: Config, flags: Flags, *, dry_run: bool = False
 ) -> RunRequested:
-    """The fact that a run is wanted, complete but not yet appended. A dry run stores nothing.
+    """The fact that a run is wanted, complete but not yet appended; its folders and inputs are in place.
 
-    Raises as ``preflight`` does.
+    A dry run makes and stores nothing. Raises as ``preflight`` does.
     """
     asked = preflight(ws, config, flags)
     store = _Hashing(ws.store) if dry_run else ws.store
@@ -183,6 +187,8 @@ def request_run(
         ref = asked.teachers[label]
         return resolve_input(ref, ws.root, asked.run_dir / "inputs", label, ws.journal, store)
 
+    if not dry_run:
+        _make_ready(asked.run_dir)
     return RunRequested(
         run_id=flags.run_id,
         project=ws.settings.project,
@@ -215,6 +221,14 @@ def make_folders(run_dir: Path) -> None:
         (run_dir / name).mkdir(parents=True, exist_ok=True)
 
 
+def _make_ready(run_dir: Path) -> None:
+    """Make the folders before the ledger knows of the run: one that has no place to be would be open for ever."""
+    try:
+        make_folders(run_dir)
+    except OSError as exc:
+        raise UsageError(f"{run_dir} cannot be made: {exc.strerror}", "--output-root") from exc
+
+
 def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
     if ws.journal.run(run_id).request is not None:
         raise ConflictError(
@@ -222,10 +236,17 @@ def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
         )
     if run_dir.is_symlink() or (run_dir.exists() and not run_dir.is_dir()):
         raise ConflictError(f"{run_dir} is no folder", "choose another --run-id")
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    if run_dir.is_dir() and not _only_made(run_dir):
         raise ConflictError(
             f"{run_dir} is not empty and no run of this ledger made it", "choose another --run-id"
         )
+
+
+def _only_made(run_dir: Path) -> bool:
+    """Whether a run folder holds no more than ``make_folders`` makes: a submit that died before its run began."""
+    return all(
+        p.name in _FOLDERS and p.is_dir() and not any(p.iterdir()) for p in run_dir.iterdir()
+    )
 
 
 def _globbed(
@@ -293,7 +314,7 @@ def _writable(ws: Workspace, what: str, path: str | None) -> None:
     place = Path(os.path.normpath(ws.root / path))
     if place.is_dir():
         raise UsageError(f"{what} {path} is a folder")
-    above = next((p for p in place.parents if p.exists()), ws.root)
+    above = _nearest(place.parent)
     if not above.is_dir():
         raise UsageError(f"{what} {path} cannot be written: {above} is no folder")
     for own in (ws.home / "objects", ws.home / "locks", Path(ws.store.where)):
@@ -301,6 +322,11 @@ def _writable(ws: Workspace, what: str, path: str | None) -> None:
             raise UsageError(f"{what} {path} lies in {own}, which is the launcher's own")
     if place.parent == ws.home and place.name.startswith("ledger.db"):
         raise UsageError(f"{what} {path} is the ledger's own file")
+
+
+def _nearest(place: Path) -> Path:
+    """``place``, or the nearest above it that is there."""
+    return next((p for p in (place, *place.parents) if os.path.lexists(p)), place)
 
 
 def _relative(ws: Workspace, path: str | None) -> str | None:
