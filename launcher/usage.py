@@ -244,12 +244,13 @@ def _old_backups(
     Any other one may be the only copy of what somebody put there by hand.
     """
     for name, present in backups.items():
-        newest = max(present, key=_changed_ns, default=None)
+        known: dict[Path, str] = {}
         for _, confirmed in ws.journal.pointer(name).confirmations:
             held = confirmed.generation.previous.digest
             path = ws.root / confirmed.backup if confirmed.backup else None
-            if path is None or held is None or path not in present or path == newest:
-                continue
+            if path is not None and held is not None and path in present:
+                known[path] = held
+        for path, held in list(known.items())[:-1]:
             if _is_file_of(path, blobs.get(held)):
                 yield _obsolete(ws, path, blobs[held], f"an earlier backup of {name}")
 
@@ -291,14 +292,6 @@ def _is_file_of(path: Path, size: int | None, until: float | None = None) -> boo
         return False
     plain = found.st_size == size and not path.is_symlink()
     return plain and (until is None or found.st_mtime <= until)
-
-
-def _changed_ns(path: Path) -> int:
-    """When a backup got its name: linking changes a file's status, not its content."""
-    try:
-        return os.lstat(path).st_ctime_ns
-    except OSError:
-        return 0
 
 
 def _obsolete(ws: Workspace, path: Path, size: int, why: str) -> ObsoleteCheckpoint:

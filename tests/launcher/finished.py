@@ -31,8 +31,13 @@ class Finished:
         for run_id in ("a", "b"):
             done = project.script("--run-id", run_id, "--promotion-target", TARGET)
             assert done.code == 0, done
-        shutil.copytree(project.root, folder / "pristine", symlinks=True)
-        return cls(project, folder / "pristine")
+        return cls(project, folder / "pristine").keep()
+
+    def keep(self) -> Finished:
+        """What is there now is what ``restore`` restores."""
+        shutil.rmtree(self.pristine, ignore_errors=True)
+        shutil.copytree(self.root, self.pristine, symlinks=True)
+        return self
 
     @property
     def root(self) -> Path:
