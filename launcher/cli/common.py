@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
     """Seconds from ``start`` to ``end`` (now if None), or None where there is no start."""
     if start is None:
         return None
-    until = clock.parse_time(end) if end else datetime.now(UTC)
+    until = clock.parse_time(end or clock.now())
     return (until - clock.parse_time(start)).total_seconds()
 
 
@@ -94,7 +93,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask; without a terminal ``--yes`` is needed. Raises UsageError, click.Abort."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("this asks a question and there is no terminal", "add --yes")
     if not click.confirm(question, default=True):
         raise click.Abort

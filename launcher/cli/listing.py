@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ _STATE_COLOURS: Final = {"failed": "red", "running": "yellow", "left alone": "re
 @click.command(
     "list",
     help="The newest runs, and what became of them.",
-    epilog="Examples: launcher list --failed --since 7d; launcher list -n 100 --json",
+    epilog="\b\nExamples:\n  launcher list --failed --since 7d\n  launcher list -n 100 --json",
 )
 @click.option("--failed", is_flag=True, help="Only failed ones.")
 @click.option(
@@ -50,7 +50,7 @@ _STATE_COLOURS: Final = {"failed": "red", "running": "yellow", "left alone": "re
 def list_command(
     failed: bool, since: str | None, limit: int, as_json: bool, home: str | None
 ) -> int:
-    moment = parse_since(since, datetime.now(UTC)) if since else None
+    moment = parse_since(since, clock.parse_time(clock.now())) if since else None
     view = View(workspace(home, writing=False))
     with translated():
         found = list(islice(_chosen(view, failed=failed, since=moment), limit + 1))

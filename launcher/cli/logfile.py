@@ -15,16 +15,22 @@ from typing import BinaryIO, Final
 from launcher.agent.protocol import AttemptPaths
 from launcher.cli.terminal import one_line
 from launcher.errors import LauncherError, UsageError
+from launcher.pipeline import log_name
 from launcher.storage.port import ObjectNotFoundError
-from launcher.surroundings import log_path
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import StageFailed, StageName, StageSucceeded
 from ledger.ids import run_stream
 
-__all__ = ["last_lines", "opened_log", "stored_log", "tail_of_attempt"]
+__all__ = ["last_lines", "log_path", "opened_log", "stored_log", "tail_of_attempt"]
 
 _TAIL_BYTES: Final = 64 * 1024
+
+
+def log_path(ws: Workspace, state: RunState, stage: StageName, attempt: int) -> Path:
+    """Where an attempt's log lies while the run's folder is there. The run was requested."""
+    assert state.request is not None
+    return ws.documents.run_dir(state.request) / "logs" / log_name(stage, attempt)
 
 
 @contextmanager

@@ -19,12 +19,11 @@ from launcher import clock
 from launcher.agent.protocol import AttemptPaths, is_alive, machine_id
 from launcher.cli.common import home_option, workspace
 from launcher.cli.driving import is_driven
-from launcher.cli.logfile import opened_log
+from launcher.cli.logfile import log_path, opened_log
 from launcher.cli.terminal import is_terminal, paint
 from launcher.errors import UnavailableError, UsageError
 from launcher.refs import find_run, short_id
 from launcher.storage.port import ObjectNotFoundError
-from launcher.surroundings import log_path
 from launcher.workspace import Workspace, translated
 from ledger.decider import RunState, StageState
 from ledger.events import STAGES, StageName
@@ -41,7 +40,7 @@ _LEFT_SECONDS: Final = 1.0
 @click.command(
     "logs",
     help="A stage's log, byte for byte; by default the newest stage's.",
-    epilog="Examples: launcher logs 7f3a -f; launcher logs 7f3a retrain | less",
+    epilog="\b\nExamples:\n  launcher logs 7f3a -f\n  launcher logs 7f3a retrain | less",
 )
 @click.argument("run")
 @click.argument("stage", required=False, type=click.Choice(STAGES))

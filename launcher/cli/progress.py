@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from launcher.cli.common import duration
 from launcher.cli.logfile import last_lines
-from launcher.cli.stages import stage_line, stage_seconds
+from launcher.cli.stages import remaining, stage_line, stage_seconds
 from launcher.cli.terminal import echo, facts, is_terminal, mark, one_line, paint
 from launcher.cli.view import View
 from launcher.runner import RunOutcome
@@ -133,17 +133,6 @@ class Screen:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
-
-
-def remaining(usual: tuple[float, int] | None, spent: float) -> str:
-    """``~52m left (median of 9)``; past that how long is usual; empty where no earlier run tells."""
-    if usual is None:
-        return ""
-    median, count = usual
-    of = f"median of {count}" if count > 1 else "1 run before"
-    if spent < median:
-        return f"~{duration(median - spent)} left ({of})"
-    return f"longer than the usual {duration(median)} ({of})"
 
 
 # --- the end ------------------------------------------------------------------------------------

@@ -40,7 +40,17 @@ def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
-@click.command("submit", help="Start a run and follow it to its end.")
+_SUBMIT_EXAMPLES = """\b
+Examples:
+  launcher submit --config configs/self_distill/mine.env --teacher-checkpoint checkpoints/preplan.pt \\
+    --teacher-scorecard results/scorecard.json --promotion-target checkpoints/stable/student_latest.pt
+  launcher submit --config mine.env --teacher-checkpoint pointer:student --set BATCH=256 --dry-run
+
+A REF is a path, run:RUN (its student), pointer:NAME (what is live) or sha256:…. Flags beat --set, --set beats the
+config."""
+
+
+@click.command("submit", help="Start a run and follow it to its end.", epilog=_SUBMIT_EXAMPLES)
 @click.option("--config", metavar="FILE", required=True, help="What to run: the .env file.")
 @click.option(
     "--teacher-checkpoint", metavar="REF", help="A path, run:RUN, pointer:NAME or sha256:…."

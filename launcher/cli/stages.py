@@ -13,7 +13,7 @@ from launcher.storage.port import ObjectStore
 from ledger.decider import RunState, StageState
 from ledger.projections.storage_alert import human_bytes
 
-__all__ = ["Outputs", "outputs_of", "stage_line", "stage_seconds"]
+__all__ = ["Outputs", "outputs_of", "remaining", "stage_line", "stage_seconds"]
 
 #: How large a manifest may be to be read for a line on a screen.
 _MANIFEST_BYTES = 16 * 1024 * 1024
@@ -49,6 +49,17 @@ def outputs_of(store: ObjectStore, stage: StageState) -> Outputs | None:
 def stage_seconds(stage: StageState) -> float | None:
     """How long the newest attempt took, or has taken up to now; None before the first."""
     return seconds_between(stage.started_at, stage.completed_at) if stage.attempt else None
+
+
+def remaining(usual: tuple[float, int] | None, spent: float) -> str:
+    """``~52m left (median of 9)``; past that how long is usual; empty where no earlier run tells."""
+    if usual is None:
+        return ""
+    median, count = usual
+    of = f"median of {count}" if count > 1 else "1 run before"
+    if spent < median:
+        return f"~{duration(median - spent)} left ({of})"
+    return f"longer than the usual {duration(median)} ({of})"
 
 
 def stage_line(store: ObjectStore, state: RunState, stage: StageState) -> str:

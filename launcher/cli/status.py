@@ -25,14 +25,11 @@ from launcher.cli.differences import Change, changes
 from launcher.cli.live import live_json, live_line, live_lines
 from launcher.cli.logfile import tail_of_attempt
 from launcher.cli.next_steps import next_commands
-from launcher.cli.progress import remaining
-from launcher.cli.stages import outputs_of, stage_line, stage_seconds
+from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
 from launcher.cli.terminal import fact, facts, is_terminal, one_line, paint
 from launcher.cli.view import View, why
-from launcher.config import Config
 from launcher.errors import LauncherError, UsageError
 from launcher.refs import find_run
-from launcher.surroundings import run_dir
 from launcher.workspace import translated
 from ledger.decider import RunState, TagState
 from ledger.events import RunFailed, RunRequested
@@ -153,6 +150,8 @@ def changes_since(view: View, good: RunState, state: RunState) -> list[Change] |
 
 
 def _variables(view: View, request: RunRequested) -> dict[str, str]:
+    from launcher.config import Config  # here, because only a failed run asks for it
+
     stored = view.ws.store.read_blob(request.config.digest)
     return dict(Config.from_stored(stored, request.config.path or "config").variables)
 
@@ -199,7 +198,7 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
     student = state.student
     return {
         **document,
-        "run_dir": str(run_dir(view.ws, state)),
+        "run_dir": str(view.ws.documents.run_dir(request)),
         "attended": view.is_driven(state) if state.status == "open" else None,
         "note": request.note,
         "labels": dict(sorted(request.labels.items())),
