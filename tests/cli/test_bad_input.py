@@ -199,7 +199,7 @@ def test_the_teacher_is_not_optional(flag: str, project: Path, refused: Refused)
         (f"API_KEY={SECRET}\nRETRAIN_CMD=true\nRELABEL_TAG_FILE=out/{SECRET}\n", "contains the secret API_KEY"),
         (f"API_KEY={SECRET}\nRETRAIN_CMD=true\nRETRAIN_TIMEOUT={SECRET}\n", "c.env:3: RETRAIN_TIMEOUT is not a number"),
         ("SECRET_NAMES=RETRAIN_CMD\nRETRAIN_CMD=true\n", "cannot be secret"),
-        ("SECRET_NAMES=DATABASE_ULR\nRETRAIN_CMD=true\nDATABASE_URL=x\n", "no DATABASE_ULR; did you mean DATABASE_URL?"),
+        ("SECRET_NAMES=DATABASE_ULR\nRETRAIN_CMD=true\nDATABASE_URL=x\n", "no DATABASE_ULR; did you mean DATABASE_URL"),
         # What was pasted without quotes may be a secret: its line is named, it is not shown.
         (f"RETRAIN_CMD=true\nAPI_KEY: {SECRET}\n", "c.env:2: this line is no NAME=VALUE"),
         (f"RETRAIN_CMD=true\nPRIVATE_KEY=-----BEGIN\n{SECRET}\n", "c.env:3: there is no '=' on this line"),
