@@ -38,13 +38,16 @@ def result_events(
     """Everything that a result says, in the order in which it is to be appended as one batch.
 
     ``log`` is the attempt's log, project-relative. An attempt that was never recorded as submitted (the
-    launcher died in between) gets that fact first.
+    launcher died in between) gets that fact first, and that it started if it did.
     """
     name, attempt = stage.plan.name, stage.attempt
     facts: list[e.EventData] = []
     if stage.status == "intended":
         handle = result.handle or e.Handle()
         facts.append(e.StageSubmitted(stage=name, attempt=attempt, handle=handle, log=log))
+        if result.handle is not None:
+            node = handle.machine_id or "unknown"
+            facts.append(e.StageStarted(stage=name, attempt=attempt, node=node))
     seconds = e.StageSeconds(running=result.running_seconds, collecting=result.collecting_seconds)
     if result.closed_by is not None or result.exit_code != 0 or result.manifest_digest is None:
         return [*facts, _failure(stage, result, seconds)]

@@ -101,11 +101,16 @@ class LocalExecutor:
             if record is not None or self._is_closed(paths):
                 return record
             if ended:
+                words = last_words(child) or "without a word"
                 raise UnavailableError(
-                    f"the supervisor of {_name(paths)} ended at once: {last_words(child)}"
+                    f"the supervisor of {_name(paths)} ended at once: {words}",
+                    f"launcher resume {paths.run_id}",
                 )
             clock.sleep(0.001)
-        raise UnavailableError(f"the supervisor of {_name(paths)} did not start")
+        raise UnavailableError(
+            f"the supervisor of {_name(paths)} did not start within {_STARTUP_SECONDS:g} s",
+            f"launcher resume {paths.run_id}",
+        )
 
     # --- looking ---
 

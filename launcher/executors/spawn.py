@@ -47,13 +47,13 @@ class Spawner:
             child.stdin.close()
         return child
 
-    def reap(self) -> None:
-        """Collect supervisors that have ended."""
-        ended = [child for child in self._children if child.poll() is not None]
-        for child in ended:
+    def reap(self) -> int:
+        """Collect supervisors that have ended; returns how many go on."""
+        for child in [child for child in self._children if child.poll() is not None]:
             self._children.remove(child)
             if child.stderr is not None:
                 child.stderr.close()
+        return len(self._children)
 
     def close(self) -> None:
         """Send the one that waits away."""
