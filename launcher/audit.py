@@ -153,9 +153,10 @@ def _documents(scene: Scene, seen: _Seen) -> Check:
     documents = Documents(Journal(once, "audit", clock.now), scene.home / "locks")
     live = Documents(Journal(ledger, "audit", clock.now), scene.home / "locks")
     for state in found.runs.values():
-        if documents.check(state):
-            for difference in standing_differences(live, state.run_id):
-                check.bad(_shown(difference.path, scene.root), _DIFFERENCE[difference.what])
+        with reported(check, f"run {state.run_id}"):
+            if documents.check(state):
+                for difference in standing_differences(live, state.run_id):
+                    check.bad(_shown(difference.path, scene.root), _DIFFERENCE[difference.what])
     return check
 
 

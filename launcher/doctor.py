@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -29,7 +29,7 @@ from launcher.project import network_filesystem
 from launcher.settings import Settings
 from launcher.storage.durable import take_name
 from launcher.storage.port import TEMPORARY_PREFIX
-from launcher.workspace import open_parts, open_workspace, translated
+from launcher.workspace import Workspace, open_parts, open_workspace, translated
 from ledger.projections.storage_alert import human_bytes
 from ledger.stores.port import EventStore
 from ledger.stores.sqlite import wal_is_safe
@@ -73,8 +73,17 @@ def exit_code(findings: list[Finding]) -> int:
     return next((code for code in (4, 5, 2) if code in codes), 0)
 
 
-def examine(settings: Settings, root: Path, *, probe: bool = True) -> Iterator[Finding]:
-    """Every finding, in the order in which they are made."""
+def examine(
+    settings: Settings,
+    root: Path,
+    *,
+    probe: bool = True,
+    is_driven: Callable[[Workspace, str], bool],
+) -> Iterator[Finding]:
+    """Every finding, in the order in which they are made.
+
+    ``is_driven``: whether a launcher is at work on the run of that id.
+    """
     home, store = open_parts(settings, root)
     place = Path(store.where)
     yield python(sys.version_info[:3])
@@ -93,7 +102,8 @@ def examine(settings: Settings, root: Path, *, probe: bool = True) -> Iterator[F
         ws = open_workspace(settings, root, writing=False)
         with translated():
             yield from _ledger(ws.ledger)
-            yield from (warning(name, what, do) for name, what, do in leftovers(ws))
+            left = leftovers(ws, lambda run_id: is_driven(ws, run_id))
+            yield from (warning(name, what, do) for name, what, do in left)
     except LauncherError as exc:
         yield failed("ledger", exc.message, exc.hint or "launcher audit", type(exc))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from datetime import datetime
+import shlex
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, is_alive, machine_id
+from launcher.audit_report import counted
 from launcher.errors import IntegrityError
 from launcher.reconcile import needs_observation
 from launcher.storage.filesystem import FilesystemStore
@@ -20,8 +21,6 @@ from ledger.projections.storage_alert import human_bytes
 
 __all__ = ["leftovers", "stale_temporaries"]
 
-#: A launcher that is at work says something within this time of a stage's end.
-_QUIET_SECONDS: Final = 60.0
 #: A writer that is still at it after this long is a very slow one.
 _STALE_SECONDS: Final = 24 * 3600.0
 
@@ -29,11 +28,14 @@ _STALE_SECONDS: Final = 24 * 3600.0
 Left = tuple[str, str, str]
 
 
-def leftovers(ws: Workspace) -> Iterator[Left]:
-    """Everything that was left, each with what to do about it."""
-    now = clock.parse_time(clock.now())
+def leftovers(ws: Workspace, is_driven: Callable[[str], bool]) -> Iterator[Left]:
+    """Everything that was left, each with what to do about it.
+
+    ``is_driven``: whether a launcher is at work on a run of that id.
+    """
     for state in fold_runs(ws.ledger.read_all()).values():
-        if state.status == "open" and (what := _open_run(ws, state, now)):
+        if state.status == "open" and not is_driven(state.run_id):
+            what = _open_run(ws, state)
             yield "open run", f"{state.run_id}: {what}", f"launcher resume {state.run_id}"
     for name in ws.journal.pointer_names():
         for intent in ws.journal.pointer(name).open.values():
@@ -48,40 +50,40 @@ def leftovers(ws: Workspace) -> Iterator[Left]:
         if holder is not None:
             what = f"{name}: automatic promotions are refused since g{holder.generation} by {holder.actor}"
             yield "held", what, f"when fixed: launcher release {name}"
-    yield from _forgotten(ws, now)
+    yield from _forgotten(ws)
 
 
-def _open_run(ws: Workspace, state: RunState, now: datetime) -> str | None:
-    """Why nobody is likely to finish this run; None where somebody seems to be at it."""
+def _open_run(ws: Workspace, state: RunState) -> str:
+    """How far a run is that no launcher is at work on."""
     stage = needs_observation(state)
     if stage is None:
-        return "no stage of it is running" if _is_quiet(ws, state, now) else None
+        return "no launcher is at work on it"
     paths = AttemptPaths(ws.home, state.run_id, stage.plan.name, stage.attempt)
     what = f"{stage.plan.name} attempt {stage.attempt}"
     if ws.store.exists(paths.key("result.json")):
-        return f"{what} has ended, and nobody recorded it" if _is_quiet(ws, state, now) else None
+        return f"{what} has ended, and no launcher recorded it"
     try:
         record = json.loads(ws.store.read(paths.key("start.json")))
     except ObjectNotFoundError:
-        return f"{what} never started" if _is_quiet(ws, state, now) else None
+        return f"{what} was never started"
+    except ValueError:
+        record = None
     if not isinstance(record, dict) or "machine_id" not in record:
         return f"{what} has an unreadable start record"
     if record["machine_id"] != machine_id():
         return f"{what} was started on machine {record['machine_id']}: look there"
-    return None if is_alive(record) else f"the supervisor of {what} is gone"
+    if is_alive(record):
+        return f"{what} is running, and no launcher waits for it"
+    return f"the supervisor of {what} is gone"
 
 
-def _is_quiet(ws: Workspace, state: RunState, now: datetime) -> bool:
-    [last] = ws.ledger.read_stream(state.stream, state.version - 1)
-    return (now - clock.parse_time(last.time)).total_seconds() > _QUIET_SECONDS
-
-
-def _forgotten(ws: Workspace, now: datetime) -> Iterator[Left]:
+def _forgotten(ws: Workspace) -> Iterator[Left]:
     if isinstance(ws.store, FilesystemStore):
-        count, size = stale_temporaries(ws.store, now.timestamp())
+        now = clock.parse_time(clock.now()).timestamp()
+        count, size = stale_temporaries(ws.store, now)
         if count:
-            what = f"{count} hidden files of killed writers, {human_bytes(size)}"
-            find = f"find {ws.store.where!r} -name '.tmp-*' -mmin +1440 -delete"
+            what = f"{counted(count, 'hidden file')} of killed writers, {human_bytes(size)}"
+            find = f"find {shlex.quote(ws.store.where)} -name '.tmp-*' -type f -mmin +1440 -delete"
             yield "temporaries", what, find
 
 

@@ -12,6 +12,7 @@ import click
 from launcher import doctor
 from launcher.audit import Report, Scene, audit
 from launcher.cli.common import home_option, json_option, print_json, project_root
+from launcher.cli.driving import is_driven
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.settings import Settings
 from launcher.workspace import open_parts, open_workspace
@@ -159,7 +160,7 @@ def doctor_command(no_probe: bool, as_json: bool, home: str | None) -> int:
     root = project_root()
     settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
     findings = []
-    for finding in doctor.examine(settings, root, probe=not no_probe):
+    for finding in doctor.examine(settings, root, probe=not no_probe, is_driven=is_driven):
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.state:<8} {finding.name:<13} {finding.what}")
