@@ -12,110 +12,33 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import __version__
 from launcher.config import Config
 from launcher.errors import ConflictError, UsageError
+from launcher.flags import Flags, check, check_names
 from launcher.pipeline import plan_stages
+from launcher.places import (
+    check_folder,
+    check_place,
+    is_as_made,
+    make_folders,
+    make_ready,
+    own_paths,
+)
 from launcher.project import is_file_target, pointer_name, provenance, relative_to_project
 from launcher.refs import check_input, resolve_input
 from launcher.storage.blobs import digest_bytes, digest_file
 from launcher.storage.port import BlobInfo, ObjectStore
 from launcher.tokens import substitute
 from launcher.workspace import Workspace
-from ledger.errors import InvalidNameError
 from ledger.events import ConfigRef, InputRef, PromotionPlan, RunRequested
-from ledger.ids import check_label, check_run_id
 
-__all__ = ["Flags", "check", "check_names", "own_paths", "preflight", "request_run"]
+__all__ = ["Flags", "check", "check_names", "make_folders", "own_paths", "preflight", "request_run"]
 
 _MAX_INPUTS = 100
-_MAX_TEXT = 4096
-#: The flags that are kept with a run as they are.
-_TEXTS = (
-    "teacher_checkpoint",
-    "teacher_scorecard",
-    "promotion_target",
-    "promotion_record",
-    "storage_alert_file",
-    "output_root",
-    "relabel_tag_file",
-    "note",
-)
-_FOLDERS = ("logs", "checkpoints", "artifacts", "metadata")
-
-
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """What ``submit`` was given on the command line; None where a flag was not given."""
-
-    run_id: str
-    teacher_checkpoint: str | None = None
-    teacher_scorecard: str | None = None
-    promotion_target: str | None = None
-    promotion_record: str | None = None
-    storage_alert_file: str | None = None
-    output_root: str | None = None
-    relabel_tag_file: str | None = None
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
-
-
-def own_paths(run_id: str, run_dir: Path) -> dict[str, str]:
-    """Our own names that are known before a run starts, absolute."""
-    return {
-        "RUN_ID": run_id,
-        "RUN_DIR": str(run_dir),
-        "LOG_DIR": str(run_dir / "logs"),
-        "CHECKPOINT_DIR": str(run_dir / "checkpoints"),
-        "ARTIFACT_DIR": str(run_dir / "artifacts"),
-        "METADATA_DIR": str(run_dir / "metadata"),
-    }
-
-
-def check(flags: Flags, config: Config) -> None:
-    """Refuse bad names, and a secret's value where it would be kept, before any I/O. Raises UsageError."""
-    check_names(flags)
-    labels = [text for pair in flags.labels.items() for text in pair]
-    paths = [getattr(flags, name) or "" for name in ("run_id", *_TEXTS)]
-    for text in (*labels, *paths):
-        held = config.secret_in(text)
-        if held is not None:
-            raise UsageError(
-                f"a flag's value contains the secret {held}",
-                "what flags say is stored with the run",
-            )
-    if config.promotion_gate:
-        # Without a target, too: a run that looks guarded could later be promoted by hand, unguarded.
-        raise UsageError(
-            f"{config.at('PROMOTION_GATE')}: PROMOTION_GATE is not supported by this version"
-            f" ({__version__})",
-            "take it out, and promote by hand with launcher promote",
-        )
-
-
-def check_names(flags: Flags) -> None:
-    """Refuse what is outside the allowlists, without looking at anything. Raises UsageError."""
-    try:
-        check_run_id(flags.run_id)
-        for name, value in flags.labels.items():
-            check_label(name)
-            check_label(value)
-    except InvalidNameError as exc:
-        raise UsageError(str(exc)) from exc
-    for name in _TEXTS:
-        text = getattr(flags, name) or ""
-        breaks = "\n\t" if name == "note" else ""
-        bad = any(not c.isprintable() and c not in breaks for c in text)
-        if bad or len(text) > _MAX_TEXT:
-            raise UsageError(
-                f"--{name.replace('_', '-')} {text[:60]!r} is not printable text"
-                f" of at most {_MAX_TEXT} characters"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +62,7 @@ def preflight(ws: Workspace, config: Config, flags: Flags) -> _Asked:
     output_root = ws.root / flags.output_root if flags.output_root else ws.home
     run_dir = output_root / flags.run_id
     for what, folder in (("the home", ws.home), ("--output-root", output_root)):
-        above = _nearest(folder)
-        if not above.is_dir():
-            raise UsageError(f"{what} {folder} cannot be a folder: {above} is a file")
+        check_folder(what, folder)
     _refuse_existing(ws, flags.run_id, run_dir)
     own: dict[str, str | None] = {**own_paths(flags.run_id, run_dir)}
 
@@ -161,7 +82,7 @@ def preflight(ws: Workspace, config: Config, flags: Flags) -> _Asked:
         own[label.upper()] = str(ws.root / ref)
     tag_file = expand(flags.relabel_tag_file or config.relabel_tag_file)
     own["RELABEL_TAG_FILE"] = str(ws.root / tag_file) if tag_file else None
-    _writable(ws, "the relabel tag file", tag_file)
+    check_place(ws, "the relabel tag file", tag_file)
     return _Asked(
         output_root,
         run_dir,
@@ -188,7 +109,7 @@ def request_run(
         return resolve_input(ref, ws.root, asked.run_dir / "inputs", label, ws.journal, store)
 
     if not dry_run:
-        _make_ready(asked.run_dir)
+        make_ready(asked.run_dir)
     return RunRequested(
         run_id=flags.run_id,
         project=ws.settings.project,
@@ -215,20 +136,6 @@ def request_run(
     )
 
 
-def make_folders(run_dir: Path) -> None:
-    """The four folders that every run has."""
-    for name in _FOLDERS:
-        (run_dir / name).mkdir(parents=True, exist_ok=True)
-
-
-def _make_ready(run_dir: Path) -> None:
-    """Make the folders before the ledger knows of the run: one that has no place to be would be open for ever."""
-    try:
-        make_folders(run_dir)
-    except OSError as exc:
-        raise UsageError(f"{run_dir} cannot be made: {exc.strerror}", "--output-root") from exc
-
-
 def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
     if ws.journal.run(run_id).request is not None:
         raise ConflictError(
@@ -236,17 +143,10 @@ def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
         )
     if run_dir.is_symlink() or (run_dir.exists() and not run_dir.is_dir()):
         raise ConflictError(f"{run_dir} is no folder", "choose another --run-id")
-    if run_dir.is_dir() and not _only_made(run_dir):
+    if run_dir.is_dir() and not is_as_made(run_dir):
         raise ConflictError(
             f"{run_dir} is not empty and no run of this ledger made it", "choose another --run-id"
         )
-
-
-def _only_made(run_dir: Path) -> bool:
-    """Whether a run folder holds no more than ``make_folders`` makes: a submit that died before its run began."""
-    return all(
-        p.name in _FOLDERS and p.is_dir() and not any(p.iterdir()) for p in run_dir.iterdir()
-    )
 
 
 def _globbed(
@@ -296,37 +196,15 @@ def _promotion(ws: Workspace, flags: Flags, own: Mapping[str, str | None]) -> Pr
         return None
     target = pointer_name(flags.promotion_target, ws.root)
     if is_file_target(target):
-        _writable(ws, "the promotion target", target)
-    _writable(ws, "the promotion record", record)
-    _writable(ws, "the storage alert file", alert)
+        check_place(ws, "the promotion target", target)
+    check_place(ws, "the promotion record", record)
+    check_place(ws, "the storage alert file", alert)
     places = [target, *(p for p in (_relative(ws, record), _relative(ws, alert)) if p)]
     if len(set(places)) != len(places):
         raise UsageError("target, promotion record and storage alert file are not all different")
     return PromotionPlan(
         target=target, record=_relative(ws, record), alert_file=_relative(ws, alert)
     )
-
-
-def _writable(ws: Workspace, what: str, path: str | None) -> None:
-    """Refuse a place at which no file can be, or only the ledger's and the store's own."""
-    if path is None:
-        return
-    place = Path(os.path.normpath(ws.root / path))
-    if place.is_dir():
-        raise UsageError(f"{what} {path} is a folder")
-    above = _nearest(place.parent)
-    if not above.is_dir():
-        raise UsageError(f"{what} {path} cannot be written: {above} is no folder")
-    for own in (ws.home / "objects", ws.home / "locks", Path(ws.store.where)):
-        if own in place.parents:
-            raise UsageError(f"{what} {path} lies in {own}, which is the launcher's own")
-    if place.parent == ws.home and place.name.startswith("ledger.db"):
-        raise UsageError(f"{what} {path} is the ledger's own file")
-
-
-def _nearest(place: Path) -> Path:
-    """``place``, or the nearest above it that is there."""
-    return next((p for p in (place, *place.parents) if os.path.lexists(p)), place)
 
 
 def _relative(ws: Workspace, path: str | None) -> str | None:
