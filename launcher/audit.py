@@ -152,17 +152,26 @@ def _documents(scene: Scene, seen: _Seen) -> Check:
     once: Any = _OnceRead(ledger, found)
     documents = Documents(Journal(once, "audit", clock.now), scene.home / "locks")
     live = Documents(Journal(ledger, "audit", clock.now), scene.home / "locks")
+    suspects = []
     for state in found.runs.values():
         with reported(check, f"run {state.run_id}"):
             if documents.check(state):
-                for difference in standing_differences(live, state.run_id):
-                    check.bad(_shown(difference.path, scene.root), _DIFFERENCE[difference.what])
+                suspects.append(state.run_id)
+    for difference in standing_differences(live, suspects):
+        check.bad(_shown(difference.path, scene.root), _DIFFERENCE[difference.what])
     return check
 
 
-def standing_differences(documents: Documents, run_id: str) -> list[Difference]:
-    """A run's documents that differ from the ledger, and still do when its writer was given a moment."""
-    return settled(lambda: documents.check(documents.journal.run(run_id)))
+def standing_differences(documents: Documents, run_ids: Sequence[str]) -> list[Difference]:
+    """Documents of these runs that differ from the ledger, and still do once their writers had a moment."""
+    suspects = list(run_ids)
+
+    def look() -> list[Difference]:
+        by_run = {run: documents.check(documents.journal.run(run)) for run in suspects}
+        suspects[:] = [run for run, found in by_run.items() if found]
+        return [difference for found in by_run.values() for difference in found]
+
+    return settled(look)
 
 
 def _foreign(home: Path, found: LedgerAudit) -> Iterator[tuple[Path, int]]:

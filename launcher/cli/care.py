@@ -129,7 +129,7 @@ def replay_command(
         run_ids = [find_run(ws.journal, run)] if run else ws.journal.run_ids()
         if at:
             return _replay_past(ws, run_ids, at, dest, as_json, named=run is not None)
-        differences = [d for run_id in run_ids for d in standing_differences(ws.documents, run_id)]
+        differences = standing_differences(ws.documents, run_ids)
     if check:
         return _say_check(ws, run_ids, differences, as_json)
     if run_ids:

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from launcher.audit import Report
+from launcher.audit import Report, standing_differences
+from launcher.settings import Settings
 from launcher.storage.blobs import digest_file
 from launcher.storage.pointer import Pointers
+from launcher.workspace import open_workspace
 from ledger.canonical import canonical_json, parse_json
 from ledger.events import RunRequested, StageSucceeded
 from ledger.stores.port import NewEvent, TreeHead
 from ledger.stores.sqlite import SqliteEventStore
 from tests.e2e.project import TARGET
 from tests.launcher.finished import Finished, overwrite
+from tests.launcher.test_workspace import relabelled
 
 
 @pytest.fixture(scope="module")
@@ -445,3 +448,27 @@ def test_heads_from_the_command_line(finished: Finished) -> None:
     )
     assert bad_one.code == 4
     assert json.loads(bad_one.out)["ok"] is False
+
+
+def test_however_many_documents_are_missing_their_writers_are_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_environment({"LAUNCHER_ACTOR": "ana"}, tmp_path, {})
+    ws = open_workspace(settings, tmp_path, writing=True)
+    for number in range(20):
+        relabelled(ws, f"r{number:02d}")
+    waits: list[float] = []
+    monkeypatch.setattr("launcher.clock.sleep", waits.append)
+    differences = standing_differences(ws.documents, ws.journal.run_ids())
+    assert len(differences) == 40
+    assert len(waits) == 2
+
+
+def test_a_document_that_its_writer_is_about_to_write_is_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.from_environment({"LAUNCHER_ACTOR": "ana"}, tmp_path, {})
+    ws = open_workspace(settings, tmp_path, writing=True)
+    relabelled(ws, "a")
+    monkeypatch.setattr("launcher.clock.sleep", lambda _seconds: ws.documents.write("a"))
+    assert standing_differences(ws.documents, ["a"]) == []
