@@ -226,7 +226,9 @@ def config_of(ws: Workspace, state: RunState, environment: Mapping[str, str]) ->
         path = Path(state.request.project_root, ref.path)
         if path.is_file():
             present = load(path).variables
-            secrets |= {name: present[name] for name in stored.secret_names if name in present}
+            # A value that --set gave is not the file's, so the file must not stand in for it.
+            names = stored.secret_names - {n for n, value in ref.overrides.items() if value is None}
+            secrets |= {name: present[name] for name in names if name in present}
     missing = sorted(stored.secret_names - secrets.keys())
     if missing and state.status == "open":
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from launcher import config, request
+from launcher.cli.runs import config_of
 from launcher.errors import ConflictError, UsageError
 from launcher.request import Flags
 from launcher.storage.blobs import digest_bytes
@@ -207,3 +208,18 @@ def test_preflight_changes_nothing_and_finds_what_request_run_finds(root: Path) 
         with pytest.raises(UsageError), translated():
             request.preflight(ws, parsed, replace(Flags("r"), teacher_checkpoint=wrong))
     assert files(root) == before
+
+
+def test_a_resumed_run_takes_its_secrets_from_where_they_came_from(root: Path) -> None:
+    ws = open_project(root)
+    env = {"PLANNER_API_KEY": "of-the-environment", "HOME": "/"}
+    for run_id, sets, found in (
+        ("a", {}, "hunter2-hunter2"),
+        ("b", {"PLANNER_API_KEY": "set-by-hand"}, env["PLANNER_API_KEY"]),
+    ):
+        wanted = asked(ws, sets, run_id=run_id)
+        state = ws.journal.record_run(run_id, lambda _, wanted=wanted: [wanted])
+        assert config_of(ws, state, env).variables["PLANNER_API_KEY"] == found
+    # The file's value is another one than --set gave: better none than the wrong one.
+    with pytest.raises(UsageError, match="the secret PLANNER_API_KEY is neither in"):
+        config_of(ws, state, {"HOME": "/"})
