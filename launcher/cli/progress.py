@@ -122,7 +122,8 @@ class Screen:
         from rich.text import Text
 
         text = Text("\n", no_wrap=True, overflow="ellipsis").join(
-            Text.from_ansi(line, style="" if at == 0 else "dim") for at, line in enumerate(lines)
+            Text.from_ansi(line if at == 0 else paint(line, dim=True))
+            for at, line in enumerate(lines)
         )
         if self._live is None:
             self._live = Live(text, auto_refresh=False, transient=True)

@@ -76,10 +76,8 @@ def _facts(store: ObjectStore, state: RunState, stage: StageState) -> list[str]:
     again = [f"attempt {stage.attempt}"] if stage.attempt > 1 else []
     if stage.status == "failed":
         last = stage.failures[-1]
-        return [
-            *again,
-            paint(f"{why(last.cause, last.exit_code)}: {one_line(last.message)}", "red"),
-        ]
+        more = "" if last.cause == "application" else f": {one_line(last.message)}"
+        return [*again, paint(f"{why(last.cause, last.exit_code)}{more}", "red")]
     if stage.status == "skipped":
         return [one_line(stage.reason or "")]
     if stage.status == "reused":
