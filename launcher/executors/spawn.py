@@ -38,6 +38,7 @@ class Spawner:
         """A supervisor that has been told what to do. Raises UnavailableError."""
         child, self._ready = self._ready or self._start(), None
         if child.poll() is not None:  # the one that waited was ended by somebody
+            child.communicate()
             child = self._start()
         self._children.append(child)
         assert child.stdin is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import os
 import signal
 import subprocess
@@ -14,10 +13,8 @@ from pathlib import Path
 import pytest
 
 from launcher.agent.protocol import own_record
-from launcher.cli.main import main
 from launcher.storage.filesystem import FilesystemStore
 from ledger.canonical import canonical_json
-from tests.e2e.project import Done
 from tests.fault.runs import HOLD, ONCE, REPOSITORY, RUN, SUBMIT, Runs, made_runs, python, until
 
 STUDENT = 'echo weights >"$CHECKPOINT_DIR/s.pt"\n'
@@ -27,19 +24,6 @@ PROMOTED = (*SUBMIT, "--promotion-target", "student")
 CHILD = python(str(REPOSITORY / "tests/fault/launcher_child.py"))
 #: The command lets go of everything that it inherited but its outputs.
 CLOSE_ALL = 'for f in /proc/$$/fd/*; do n=${f##*/}; test $n -lt 3 || eval "exec $n>&-"; done\n'
-
-
-def in_process(runs: Runs, *arguments: str) -> Done:
-    """``launcher …`` without starting Python anew, for commands that start nothing."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(runs.root),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
-    ):
-        main(arguments)
-    return Done(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -86,9 +70,9 @@ def whole(runs: Runs) -> None:
         assert types.count(name) == 1, types
     assert runs.types("pointer/student") == ["PromotionIntended", "PromotionConfirmed"]
     assert runs.types("storage") == ["StorageMeasured"]
-    assert in_process(runs, "replay", "--check").code == 0
+    assert runs.in_process("replay", "--check").code == 0
     files, size = runs.project.files(), len(runs.types())
-    assert in_process(runs, "resume", RUN).code == 0
+    assert runs.in_process("resume", RUN).code == 0
     assert (runs.project.files(), len(runs.types())) == (files, size)
 
 
