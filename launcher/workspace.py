@@ -80,32 +80,32 @@ class Workspace:
     def locks(self) -> Path:
         return self.home / "locks"
 
-    def attend(self, rolling_back: str | None = None) -> list[TargetBehindError]:
+    def attend(self, rolling_back: str | None = None) -> list[LauncherError]:
         """What a writing command does first; running it again does nothing.
 
         ``rolling_back`` names the pointer that this command turns back: what is open there is not
         finished, its number is taken by a fence. Returns which target files could not be brought in
-        step: no reason to stop, but to be said.
+        step, and which documents could not be written: no reason to stop, but to be said.
         """
-        behind = []
+        behind: list[LauncherError] = []
         for name in self.journal.pointer_names():
             try:
                 self.promoter.settle(name, rolling_back=name == rolling_back)
             except TargetBehindError as exc:
                 behind.append(exc)
-        self._catch_up(self.locks / "documents.json")
-        return behind
+        return [*behind, *self._catch_up(self.locks / "documents.json")]
 
-    def _catch_up(self, marker: Path) -> None:
+    def _catch_up(self, marker: Path) -> list[LauncherError]:
         """Rewrite the documents that are behind the ledger, and import what jobs wrote into theirs.
 
         The marker says up to where that was done (size and root, so that it counts for this very ledger
-        only) and how each run's tag document looked then. It is written last and may be lost at any time.
+        only), how each run's tag document looked then, and whose documents could not be written, on a disk
+        that was away or full. It is written last and may be lost at any time.
         """
-        head = self.ledger.head()
-        seen, tags = self._done(_read_marker(marker))
+        head, behind = self.ledger.head(), dict[str, LauncherError]()
+        seen, tags, waiting = self._done(_read_marker(marker))
         stale = {run_id for record in self.ledger.read_all(seen) if (run_id := _run_of(record))}
-        stale |= {run for run, (place, then) in tags.items() if _identity(place) != then}
+        stale |= {run for run, (place, then) in tags.items() if _identity(place) != then} | waiting
         for run_id in sorted(stale):
             request = self.journal.run(run_id).request
             if request is None:
@@ -113,21 +113,30 @@ class Workspace:
             place = str(self.documents.run_dir(request) / "metadata" / "relabel_tags.json")
             # Looked at before it is read: what changes after this look is found by the next one.
             then = _identity(place)
-            self.documents.write(run_id)
-            tags[run_id] = (place, then)
+            try:
+                self.documents.write(run_id)
+            except UnavailableError as exc:
+                behind[run_id] = exc
+            else:
+                tags[run_id] = (place, then)
         if stale or seen != head.size:
             done = {"size": head.size, "root": head.root.hex(), "tags": tags}
-            write_atomically(marker, json.dumps(done).encode())
+            data = json.dumps({**done, "behind": sorted(behind)}).encode()
+            write_atomically(marker, data)
+        return list(behind.values())
 
-    def _done(self, marker: Mapping[str, Any]) -> tuple[int, dict[str, tuple[str, Identity]]]:
-        """Up to where the documents were brought, and the tag documents of then; nothing of another ledger's."""
+    def _done(
+        self, marker: Mapping[str, Any]
+    ) -> tuple[int, dict[str, tuple[str, Identity]], set[str]]:
+        """What the marker says; nothing of another ledger's."""
         try:
             size, root = int(marker["size"]), bytes.fromhex(marker["root"])
             tags = {run: (str(place), tuple(seen)) for run, (place, seen) in marker["tags"].items()}
+            behind = {str(run) for run in marker["behind"]}
         except (KeyError, ValueError, TypeError, AttributeError):
-            return 0, {}
+            return 0, {}, set()
         same = size <= self.ledger.head().size and self.ledger.root_at(size) == root
-        return (size, tags) if same else (0, {})
+        return (size, tags, behind) if same else (0, {}, set())
 
 
 def open_parts(settings: Settings, root: Path) -> tuple[Path, ObjectStore]:

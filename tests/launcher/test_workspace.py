@@ -185,6 +185,23 @@ def test_a_measurement_that_came_after_everything_else_is_shown(tmp_path: Path) 
     assert (tmp_path / "runs/self_distill/a/metadata/storage_alert.txt").exists()
 
 
+def test_one_run_whose_folder_is_away_stops_nobody_and_is_looked_at_again(tmp_path: Path) -> None:
+    away = tmp_path / "disk"
+    away.write_text("not mounted")
+    ws = opened(tmp_path)
+    relabelled(ws, "a", "disk")
+    beside = relabelled(ws, "b")
+    for _ in range(2):
+        said = opened(tmp_path).attend()
+        assert len(said) == 1
+        assert str(away) in str(said[0])
+    assert status(beside) == "pending"
+    away.unlink()
+    assert attended(tmp_path) == ["a"]
+    assert (away / "a" / "metadata.json").exists()
+    settled(tmp_path)
+
+
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     ws = opened(tmp_path, writing=False)
     assert ws.journal.run_ids() == []
