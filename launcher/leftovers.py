@@ -9,7 +9,7 @@ from typing import Final
 
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, is_alive, machine_id
-from launcher.audit_report import counted
+from launcher.audit.report import counted
 from launcher.errors import IntegrityError
 from launcher.reconcile import needs_observation
 from launcher.storage.filesystem import FilesystemStore

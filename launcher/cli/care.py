@@ -12,7 +12,7 @@ import click
 
 from launcher import clock
 from launcher.audit import standing_differences
-from launcher.audit_report import counted
+from launcher.audit.report import counted
 from launcher.cli.common import (
     home_option,
     json_option,

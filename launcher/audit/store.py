@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from launcher.audit_report import Check, Scene, counted, reported, settled
+from launcher.audit.report import Check, Scene, counted, reported, settled
 from launcher.errors import LauncherError
 from launcher.project import is_file_target
 from launcher.storage.blobs import digest_file

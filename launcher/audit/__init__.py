@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from launcher import clock
-from launcher.audit_report import Check, Report, Scene, counted, reported, settled
-from launcher.audit_results import result_problem
-from launcher.audit_store import check_blobs, check_pointers, check_targets
+from launcher.audit.report import Check, Report, Scene, counted, reported, settled
+from launcher.audit.results import result_problem
+from launcher.audit.store import check_blobs, check_pointers, check_targets
 from launcher.documents import Difference, Documents
 from launcher.journal import Journal
 from ledger.audit import LedgerAudit, Problem
