@@ -16,10 +16,11 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from launcher.errors import ConflictError, IntegrityError, UsageError
 from launcher.journal import Journal
+from launcher.refusal import Refusal, why_not
 from launcher.settling import RaceLostError, Settling, verify_blob
 from launcher.storage.pointer import PointerHistory
 from launcher.storage.port import BlobDamagedError, BlobMissingError, ObjectStore
@@ -112,9 +113,14 @@ class Promoter:
             return self._decided(name, decision)
         if expect_generation is not None and history.latest != expect_generation:
             raise self._unexpected(history, expect_generation)
-        refusal = self._refusal(
-            run, name, history, automatic=automatic, take_over=take_over, deep=deep
-        )
+        refusal = why_not(
+            run,
+            history,
+            released=self.journal.pointer(name).released,
+            project=self.project,
+            automatic=automatic,
+            take_over=take_over,
+        ) or self._why_damaged(run, deep=deep)
         if refusal is not None:
             return self._refuse(run, name, decision, refusal, automatic=automatic)
         student, live = run.student, history.live
@@ -146,8 +152,9 @@ class Promoter:
             raise
         except (BlobDamagedError, BlobMissingError) as exc:
             if automatic:
-                cause = ("verification", str(exc))
-                self._record_refusal(run, name, decision, cause, automatic=True)
+                self._record_refusal(
+                    run, name, decision, ("verification", str(exc)), automatic=True
+                )
             raise
         return self._decided(name, decision)
 
@@ -177,50 +184,12 @@ class Promoter:
         self.settling.move(e.PromotionIntended(generation=body))
         return self.settling.settle(name)
 
-    def _refusal(
-        self,
-        run: RunState,
-        name: str,
-        history: PointerHistory,
-        *,
-        automatic: bool,
-        take_over: bool,
-        deep: bool,
-    ) -> tuple[Any, str] | None:
-        student, live = run.student, history.live
-        if student is None or student.size_bytes == 0:
-            return ("no_checkpoint", _why_no_student(run))
-        if automatic:
-            held = self._why_held(name, history, student.digest)
-            if held is not None:
-                return ("held", held)
-        if live is not None and live.project != self.project and not take_over:
-            return (
-                "project",
-                f"{name} belongs to project {live.project}, this is {self.project}; "
-                "--take-over takes it",
-            )
+    def _why_damaged(self, run: RunState, *, deep: bool) -> Refusal | None:
+        assert run.student is not None
         try:
-            verify_blob(self.store, student.digest, student.size_bytes, deep=deep)
+            verify_blob(self.store, run.student.digest, run.student.size_bytes, deep=deep)
         except IntegrityError as exc:
             return ("verification", str(exc))
-        return None
-
-    def _why_held(self, name: str, history: PointerHistory, digest: str) -> str | None:
-        holder = history.held_by(self.journal.pointer(name).released)
-        if holder is not None:
-            why = f" ({holder.reason})" if holder.reason else ""
-            return (
-                f"{name} is held since {holder.actor} rolled it back with g{holder.generation}{why}; "
-                f"when fixed: launcher release {shlex.quote(name)}"
-            )
-        for origin in sorted(history.withdrawn(), reverse=True):
-            body = history.get(origin)
-            if body is not None and body.digest == digest:
-                return (
-                    f"{name} was rolled back from this checkpoint (g{origin}); "
-                    "it comes back by hand only: launcher promote"
-                )
         return None
 
     def _refuse(
@@ -228,7 +197,7 @@ class Promoter:
         run: RunState,
         name: str,
         decision: str,
-        refusal: tuple[Any, str],
+        refusal: Refusal,
         *,
         automatic: bool,
     ) -> Moved:
@@ -244,7 +213,7 @@ class Promoter:
         run: RunState,
         name: str,
         decision: str,
-        refusal: tuple[Any, str],
+        refusal: Refusal,
         *,
         automatic: bool,
     ) -> None:
@@ -345,10 +314,3 @@ def _intent(
         record=plan.record if plan else None,
         alert_file=plan.alert_file if plan else None,
     )
-
-
-def _why_no_student(run: RunState) -> str:
-    empty = [c.path for c in run.checkpoints if c.stage == "retrain" and c.size_bytes == 0]
-    if empty:
-        return f"the checkpoint of run {run.run_id} is empty: {empty[-1]}"
-    return f"run {run.run_id} has no student checkpoint"

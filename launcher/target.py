@@ -111,9 +111,8 @@ class TargetFile:
         False means that a closer look is needed.
         """
         try:
-            noted = json.loads(self._lock.read_bytes())
-            return bool(noted["digest"] == digest and noted["identity"] == _identity(self.path))
-        except (OSError, ValueError, KeyError, TypeError):
+            return _noted(self._lock.read_bytes(), _identity(self.path)) == digest
+        except OSError:
             return False
 
     def digest(self) -> str | None:
@@ -262,12 +261,9 @@ class TargetFile:
             identity = _identity(self.path)
         except FileNotFoundError:
             return None
-        try:
-            noted = json.loads(os.pread(fd, _NOTE_BYTES, 0) or b"{}")
-        except ValueError:
-            noted = {}
-        if noted.get("identity") == identity:
-            return str(noted["digest"])
+        noted = _noted(os.pread(fd, _NOTE_BYTES, 0), identity)
+        if noted is not None:
+            return noted
         digest = digest_file(self.path).digest
         _note(fd, identity, digest)
         return digest
@@ -284,6 +280,15 @@ class TargetFile:
 def _identity(path: Path) -> list[Any]:
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _noted(note: bytes, identity: list[Any]) -> str | None:
+    """The digest that was noted of a file that looked like this; None for any other note, or none."""
+    try:
+        said = json.loads(note)
+        return str(said["digest"]) if said["identity"] == identity else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _note(fd: int, identity: list[Any], digest: str) -> None:

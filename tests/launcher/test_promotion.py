@@ -228,7 +228,7 @@ def test_two_launchers_of_one_run_of_which_one_refuses(
         record(*args, **kwargs)
 
     monkeypatch.setattr(promoter, "_record_refusal", late)
-    monkeypatch.setattr(promoter, "_refusal", lambda *_, **__: ("held", "it was held"))
+    monkeypatch.setattr("launcher.promotion.why_not", lambda *_, **__: ("held", "it was held"))
     assert promoter.promote(run, TARGET, automatic=True).outcome == "moved"
     assert world.live() == student_of("a")
 
