@@ -247,6 +247,7 @@ def test_twenty_promoters_at_one_generation(tmp_path: Path) -> None:
 
 
 def test_a_rollback_against_promotions_one_wins_each_number(tmp_path: Path) -> None:
+    """A rollback that looked before a promotion loses to it or beats it; one that looked later goes back from it."""
     root = make_project(tmp_path / "p", "a", "b", "c", "d")
     for run_id in ("a", "b"):
         assert launcher(root, "promote", run_id, TARGET).returncode == 0
@@ -257,11 +258,10 @@ def test_a_rollback_against_promotions_one_wins_each_number(tmp_path: Path) -> N
         process.communicate(timeout=120)
         codes.append(process.returncode)
     assert set(codes) <= {0, 3}
-    assert codes.count(0) == 1, codes
-    history = settled(root)
-    moved = [g for g in history.generations[2:] if g.kind != "fence"]
-    assert len(moved) == 1
-    assert (moved[0].kind == "rollback") is (codes[0] == 0)
+    moved = [g.kind for g in settled(root).generations[2:] if g.kind != "fence"]
+    assert 1 <= len(moved) == codes.count(0)
+    assert moved in (["promotion"], ["rollback"], ["promotion", "rollback"])
+    assert ("rollback" in moved) is (codes[0] == 0)
 
 
 # --- stopped and woken ----------------------------------------------------------------------------
