@@ -14,22 +14,16 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from launcher import clock
 from launcher.agent.processes import members, send
 from launcher.agent.protocol import AttemptPaths, boot_id, is_alive, machine_id
-from launcher.errors import ConflictError, IntegrityError, UnavailableError
+from launcher.errors import ConflictError, UnavailableError
 from launcher.executors.port import (
     Elsewhere,
     Ended,
@@ -38,12 +32,11 @@ from launcher.executors.port import (
     Observation,
     Orphaned,
     Running,
-    StageResult,
     StageSpec,
 )
+from launcher.executors.records import AttemptRecords
 from launcher.executors.spawn import Spawner, last_words
-from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
-from ledger.canonical import canonical_json
+from launcher.storage.port import ObjectStore
 from ledger.events import Handle
 
 __all__ = ["LocalExecutor"]
@@ -69,8 +62,8 @@ class LocalExecutor:
         self.store, self.home = store, home
         self._spawner = Spawner()
 
-    def _paths(self, run_id: str, stage: str, attempt: int) -> AttemptPaths:
-        return AttemptPaths(self.home, run_id, stage, attempt)
+    def _of(self, run_id: str, stage: str, attempt: int) -> AttemptRecords:
+        return AttemptRecords(self.store, AttemptPaths(self.home, run_id, stage, attempt))
 
     # --- starting ---
 
@@ -84,102 +77,89 @@ class LocalExecutor:
 
     def start(self, spec: StageSpec) -> Handle:
         """See the port."""
-        paths = self._paths(spec.run_id, spec.stage, spec.attempt)
-        record = self._start_record(paths)
-        if record is None and not self._is_closed(paths):
-            record = self._await_start(paths, self._spawner.spawn(spec))
+        of = self._of(spec.run_id, spec.stage, spec.attempt)
+        record = of.start_record()
+        if record is None and not of.is_closed():
+            record = self._await_start(of, self._spawner.spawn(spec))
         return _handle(record) if record else Handle(machine_id=machine_id())
 
     def _await_start(
-        self, paths: AttemptPaths, child: subprocess.Popen[bytes]
+        self, of: AttemptRecords, child: subprocess.Popen[bytes]
     ) -> dict[str, Any] | None:
         """The start record, whoever made it; None where the attempt was closed before it began."""
         deadline = time.monotonic() + _STARTUP_SECONDS
         while time.monotonic() < deadline:
-            ended = child.poll() is not None
-            record = self._start_record(paths)
-            if record is not None or self._is_closed(paths):
+            goes_on = self._spawner.listen(child.pid, _LOCK_LOOK_SECONDS)
+            record = of.start_record()
+            if record is not None or of.is_closed():
                 return record
-            if ended:
+            if not goes_on:
                 words = last_words(child) or "without a word"
                 raise UnavailableError(
-                    f"the supervisor of {_name(paths)} ended at once: {words}",
-                    f"launcher resume {paths.run_id}",
+                    f"the supervisor of {of} ended at once: {words}",
+                    f"launcher resume {of.paths.run_id}",
                 )
-            clock.sleep(0.001)
         raise UnavailableError(
-            f"the supervisor of {_name(paths)} did not start within {_STARTUP_SECONDS:g} s",
-            f"launcher resume {paths.run_id}",
+            f"the supervisor of {of} did not start within {_STARTUP_SECONDS:g} s",
+            f"launcher resume {of.paths.run_id}",
         )
 
     # --- looking ---
 
     def observe(self, run_id: str, stage: str, attempt: int) -> Observation:
         """See the port."""
-        paths = self._paths(run_id, stage, attempt)
-        result = self._result(paths)
+        of = self._of(run_id, stage, attempt)
+        result = of.result()
         if result is not None and result.closed_by is None:
             return Ended(result)
-        record = self._start_record(paths)
+        record = of.start_record()
         if record is None:
-            return Ended(result) if result else self._unstarted(paths)
+            return Ended(result) if result else self._unstarted(of)
         if record["machine_id"] != machine_id():
             return Ended(result) if result else Elsewhere(str(record["machine_id"]))
         if record["boot_id"] != boot_id():
-            return self._ended_or(paths, Lost("this machine was restarted while it ran"))
+            return self._ended_or(of, Lost("this machine was restarted while it ran"))
         self._spawner.reap()
-        if self._is_held(paths) and is_alive(record):
+        if of.is_held() and is_alive(record):
             return Running(_handle(record))
-        if self._is_held(paths) or self._members(paths, record):
-            result = self._result(paths)
+        if of.is_held() or self._members(of, record):
+            result = of.result()
             committed = result is not None and result.closed_by is None
             return Ended(result) if result and committed else Orphaned(_handle(record))
-        return self._ended_or(paths, Lost("its supervisor ended without a result"))
+        return self._ended_or(of, Lost("its supervisor ended without a result"))
 
-    def _unstarted(self, paths: AttemptPaths) -> Observation:
+    def _unstarted(self, of: AttemptRecords) -> Observation:
         """Nobody wrote a start record; a supervisor may be about to."""
         deadline = time.monotonic() + _STARTUP_SECONDS
-        while self._is_held(paths) and time.monotonic() < deadline:
-            record = self._start_record(paths)
+        while of.is_held() and time.monotonic() < deadline:
+            record = of.start_record()
             if record is not None:
                 return Running(_handle(record))
             clock.sleep(0.005)
-        return self._ended_or(paths, NotStarted())
+        return self._ended_or(of, NotStarted())
 
-    def _ended_or(self, paths: AttemptPaths, otherwise: Observation) -> Observation:
+    def _ended_or(self, of: AttemptRecords, otherwise: Observation) -> Observation:
         """The result may have come between the first look and the lock's release."""
-        result = self._result(paths)
-        return Ended(self._with_saved(result, paths)) if result else otherwise
-
-    def _with_saved(self, result: StageResult, paths: AttemptPaths) -> StageResult:
-        """A closed attempt's result with the log that was kept of it afterwards."""
-        if result.closed_by is None or result.log_digest is not None:
-            return result
-        try:
-            saved = json.loads(self.store.read(paths.key("collected.json")))
-            return replace(
-                result,
-                log_digest=saved["log_digest"],
-                running_seconds=saved["seconds"]["running"],
-            )
-        except (ObjectNotFoundError, ValueError, KeyError, TypeError):
-            return result
+        result = of.result()
+        return Ended(of.with_saved(result)) if result else otherwise
 
     def wait(self, run_id: str, stage: str, attempt: int, timeout_seconds: float) -> Observation:
         """See the port."""
-        paths = self._paths(run_id, stage, attempt)
+        of = self._of(run_id, stage, attempt)
+        record = of.start_record()
         deadline = time.monotonic() + timeout_seconds
         looked = time.monotonic()
         pause = 0.001
         while (moment := time.monotonic()) < deadline:
-            due = moment - looked > _LOCK_LOOK_SECONDS
-            if due or self._is_closed(paths):
+            if moment - looked > _LOCK_LOOK_SECONDS or of.is_closed():
                 looked = moment
                 seen = self.observe(run_id, stage, attempt)
                 if not isinstance(seen, Running):
                     return seen
-            clock.sleep(pause)
-            pause = min(pause * 1.3, 0.02)
+            left = min(_LOCK_LOOK_SECONDS, deadline - moment)
+            if record is None or not self._spawner.listen(record["pid"], left):
+                clock.sleep(pause)
+                pause = min(pause * 1.3, 0.02)
         return self.observe(run_id, stage, attempt)
 
     # --- stopping ---
@@ -195,18 +175,16 @@ class LocalExecutor:
         grace_seconds: float,
     ) -> None:
         """See the port. Raises ConflictError where another machine runs it."""
-        paths = self._paths(run_id, stage, attempt)
-        record = self._start_record(paths)
+        of = self._of(run_id, stage, attempt)
+        record = of.start_record()
         if record is not None and record["machine_id"] != machine_id():
-            raise ConflictError(
-                f"{_name(paths)} runs on machine {record['machine_id']}", "stop it there"
-            )
-        self._close(paths, closed_by, reason)
-        record = self._start_record(paths)
+            raise ConflictError(f"{of} runs on machine {record['machine_id']}", "stop it there")
+        of.close(closed_by, reason)
+        record = of.start_record()
         if record is not None and record["boot_id"] == boot_id():
-            self._end(paths, record, grace_seconds)
+            self._end(of, record, grace_seconds)
 
-    def _end(self, paths: AttemptPaths, record: dict[str, Any], grace_seconds: float) -> None:
+    def _end(self, of: AttemptRecords, record: dict[str, Any], grace_seconds: float) -> None:
         """Through the supervisor if it lives, else straight to its command; KILL when time is up."""
         pid = int(record["pid"])
         if is_alive(record):
@@ -218,8 +196,8 @@ class LocalExecutor:
         pause = 0.005
         while True:
             self._spawner.reap()
-            supervised, left = is_alive(record), self._members(paths, record)
-            if not supervised and not left and not self._is_held(paths):
+            supervised, left = is_alive(record), self._members(of, record)
+            if not supervised and not left and not of.is_held():
                 return
             spent = time.monotonic() - began
             if not supervised:
@@ -233,92 +211,29 @@ class LocalExecutor:
             if supervised and spent > grace_seconds + _SAVING_SECONDS:
                 send(pid, signal.SIGKILL)
             if spent > grace_seconds + _VANISH_SECONDS + (_SAVING_SECONDS if supervised else 0):
-                who = ", ".join(map(str, sorted(left))) or f"who has {paths.lock} open"
-                raise UnavailableError(f"something of {_name(paths)} cannot be ended", f"see {who}")
+                who = ", ".join(map(str, sorted(left))) or f"who has {of.paths.lock} open"
+                raise UnavailableError(f"something of {of} cannot be ended", f"see {who}")
             clock.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 
     def close_lost(self, run_id: str, stage: str, attempt: int, reason: str) -> None:
         """See the port. Raises ConflictError where it is still running."""
-        paths = self._paths(run_id, stage, attempt)
+        of = self._of(run_id, stage, attempt)
         deadline = time.monotonic() + _PROBE_SECONDS
-        while not self._is_closed(paths):
-            with self._holding(paths, fcntl.LOCK_EX) as free:
+        while not of.is_closed():
+            with of.holding() as free:
                 if free:
-                    self._close(paths, "lost", reason)
+                    of.close("lost", reason)
                     return
             if time.monotonic() > deadline:
-                raise ConflictError(f"{_name(paths)} is still running")
+                raise ConflictError(f"{of} is still running")
             clock.sleep(0.01)
-
-    def _close(self, paths: AttemptPaths, closed_by: str, message: str | None) -> None:
-        result = {
-            "run_id": paths.run_id,
-            "stage": paths.stage,
-            "attempt": paths.attempt,
-            "exit_code": None,
-            "closed_by": closed_by,
-            "message": message,
-            "started_at": None,
-            "ended_at": clock.now(),
-            "handle": None,
-        }
-        with contextlib.suppress(ObjectExistsError):
-            self.store.create(paths.key("result.json"), canonical_json(result))
 
     # --- inside ---
 
-    def _is_closed(self, paths: AttemptPaths) -> bool:
-        return self.store.exists(paths.key("result.json"))
-
-    def _result(self, paths: AttemptPaths) -> StageResult | None:
-        key = paths.key("result.json")
-        try:
-            return StageResult.parse(self.store.read(key), key)
-        except ObjectNotFoundError:
-            return None
-
-    def _start_record(self, paths: AttemptPaths) -> dict[str, Any] | None:
-        key = paths.key("start.json")
-        try:
-            record = json.loads(self.store.read(key))
-            return {k: record[k] for k in ("machine_id", "pid", "started", "boot_id")}
-        except ObjectNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as exc:
-            raise IntegrityError(f"{key} is no start record: {exc}") from exc
-
-    def _members(self, paths: AttemptPaths, record: dict[str, Any]) -> set[int]:
+    def _members(self, of: AttemptRecords, record: dict[str, Any]) -> set[int]:
         """The living processes of an attempt's command."""
-        return members(paths.lock) - {int(record["pid"])}
-
-    def _is_held(self, paths: AttemptPaths) -> bool:
-        # Shared, so that two who look at once do not take each other for the attempt.
-        with self._holding(paths, fcntl.LOCK_SH) as free:
-            return not free
-
-    @contextlib.contextmanager
-    def _holding(self, paths: AttemptPaths, how: int) -> Iterator[bool]:
-        """Try to take the attempt's lock; yields whether it was free (and is held now)."""
-        try:
-            paths.lock.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise UnavailableError(f"cannot look at {paths.lock}: {exc.strerror}") from exc
-        try:
-            try:
-                fcntl.flock(fd, how | fcntl.LOCK_NB)
-                free = True
-            except BlockingIOError:
-                free = False
-            yield free
-        finally:
-            os.close(fd)
-
-
-def _name(paths: AttemptPaths) -> str:
-    """``retrain attempt 2 of RUN``, for messages."""
-    return f"{paths.stage} attempt {paths.attempt} of {paths.run_id}"
+        return members(of.paths.lock) - {int(record["pid"])}
 
 
 def _handle(record: dict[str, Any]) -> Handle:

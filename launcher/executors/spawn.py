@@ -3,12 +3,15 @@
 A supervisor spends most of its start on imports, so one is started ahead while a stage runs: it has read
 its modules and waits on its standard input. Should the launcher go away, it reads nothing and ends.
 
-Nothing of a config reaches a supervisor's own environment: it comes by pipe, for the command alone.
+Nothing of a config reaches a supervisor's own environment: it comes by pipe, for the command alone. A
+supervisor says on its standard output when there is something to look at; what it is, the store says.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import subprocess
 import sys
 from typing import Final
@@ -52,9 +55,22 @@ class Spawner:
         """Collect supervisors that have ended; returns how many go on."""
         for child in [child for child in self._children if child.poll() is not None]:
             self._children.remove(child)
-            if child.stderr is not None:
-                child.stderr.close()
+            for pipe in (child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
         return len(self._children)
+
+    def listen(self, pid: int | None, seconds: float) -> bool:
+        """Wait until the supervisor ``pid`` says something or ends, at most ``seconds``.
+
+        False where it is none of this launcher's, or has ended: there is nothing to wait for.
+        """
+        child = next((c for c in self._children if c.pid == pid), None)
+        if child is None or child.stdout is None or child.stdout.closed:
+            return False
+        if select.select([child.stdout], [], [], seconds)[0]:
+            return bool(os.read(child.stdout.fileno(), 64))
+        return True
 
     def close(self) -> None:
         """Send the one that waits away."""
@@ -67,7 +83,7 @@ class Spawner:
             return subprocess.Popen(
                 SUPERVISOR,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd="/",

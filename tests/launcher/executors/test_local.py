@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from launcher.errors import ConflictError, IntegrityError, UnavailableError
 from launcher.executors import local, spawn
 from launcher.executors.local import LocalExecutor
 from launcher.executors.port import Ended, Lost, NotStarted, Orphaned, Running
+from launcher.executors.records import AttemptRecords
 from ledger.canonical import canonical_json
 from tests.launcher.executors.attempts import Attempts, made_attempts, until
 
@@ -325,7 +327,7 @@ def test_a_process_id_that_was_given_to_somebody_else_is_not_believed(attempts: 
 
 def test_looking_at_the_lock_does_not_disturb_another_look(attempts: Attempts) -> None:
     spec = attempts.spec("true")
-    with attempts.executor._holding(attempts.paths(spec), local.fcntl.LOCK_SH) as free:
+    with AttemptRecords(attempts.store, attempts.paths(spec)).holding(fcntl.LOCK_SH) as free:
         assert free
         assert attempts.observe(spec) == NotStarted()
 
