@@ -195,16 +195,13 @@ class Runner:
     def _submitted(
         self, state: RunState, stage: e.StageName, attempt: int, handle: e.Handle
     ) -> RunState:
-        moved = self._record(
+        return self._record(
             state,
             e.StageSubmitted(
                 stage=stage, attempt=attempt, handle=handle, log=self._log(state, stage, attempt)
             ),
             e.StageStarted(stage=stage, attempt=attempt, node=handle.machine_id or "unknown"),
         )
-        if any(s.status == "pending" and s.plan.command for s in moved.stages.values()):
-            self.executor.prepare()
-        return moved
 
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
         seen = self._interrupts.wait(

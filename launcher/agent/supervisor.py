@@ -9,8 +9,7 @@ Rules:
    saves and exits 0 never counts as a success. What it saved goes to ``collected.json``.
 3. A result that somebody else created ends the command, whether its author lived to send a signal or not.
 4. Everything that the command started has been seen gone before a result with an exit code is created.
-5. It reads what to do from standard input, secrets included, and writes none of it down. Nothing there
-   means that the launcher went away before it had work for it.
+5. What it is told holds secrets: they go to the command, and nothing of it is written down.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectExistsError
 from ledger.canonical import canonical_json
 
-__all__ = ["Supervisor", "main"]
+__all__ = ["Supervisor", "say"]
 
 #: How long a starting supervisor waits for a lock that somebody only looks at.
 _LOCK_SECONDS: Final = 5.0
@@ -98,7 +97,7 @@ class Supervisor:
             self.store.create(self.paths.key("start.json"), canonical_json(self.record))
         except ObjectExistsError:
             return True
-        _say_so()
+        say(f"{os.getpid()} look")
         return self._is_closed()
 
     def _is_closed(self) -> bool:
@@ -237,7 +236,7 @@ class Supervisor:
             **more,
         }
         self.store.create(self.paths.key("result.json"), canonical_json(result))
-        _say_so()
+        say(f"{os.getpid()} look")
 
     def _complain(self, text: str) -> None:
         """A line for whoever looks into it: the launcher may be gone."""
@@ -248,25 +247,7 @@ class Supervisor:
             sys.stderr.write(f"{text}\n")
 
 
-def _say_so() -> None:
-    """Tell a launcher that listens to look now; most of the time nobody does any more."""
+def say(line: str) -> None:
+    """Tell a launcher that listens to look now; mostly nobody does any more."""
     with contextlib.suppress(OSError):
-        os.write(1, b".")
-
-
-def main() -> int:
-    """Read a StageSpec as JSON from standard input and run it."""
-    if not select.select([sys.stdin], [], [], 0)[0]:
-        import pathspec  # noqa: F401 - there is time: what collecting needs later
-    data = sys.stdin.buffer.read()
-    if not data:
-        return 0
-    try:
-        return Supervisor(StageSpec.from_json(data)).run()
-    except LauncherError as exc:
-        sys.stderr.write(f"{exc}\n")
-        return exc.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        os.write(1, f"{line}\n".encode())

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +34,7 @@ from launcher.executors.port import (
     StageSpec,
 )
 from launcher.executors.records import AttemptRecords
-from launcher.executors.spawn import Spawner, last_words
+from launcher.executors.spawn import Spawner
 from launcher.storage.port import ObjectStore
 from ledger.events import Handle
 
@@ -83,20 +82,17 @@ class LocalExecutor:
             record = self._await_start(of, self._spawner.spawn(spec))
         return _handle(record) if record else Handle(machine_id=machine_id())
 
-    def _await_start(
-        self, of: AttemptRecords, child: subprocess.Popen[bytes]
-    ) -> dict[str, Any] | None:
+    def _await_start(self, of: AttemptRecords, pid: int) -> dict[str, Any] | None:
         """The start record, whoever made it; None where the attempt was closed before it began."""
         deadline = time.monotonic() + _STARTUP_SECONDS
         while time.monotonic() < deadline:
-            goes_on = self._spawner.listen(child.pid, _LOCK_LOOK_SECONDS)
+            goes_on = self._spawner.listen(pid, _LOCK_LOOK_SECONDS)
             record = of.start_record()
             if record is not None or of.is_closed():
                 return record
             if not goes_on:
-                words = last_words(child) or "without a word"
                 raise UnavailableError(
-                    f"the supervisor of {of} ended at once: {words}",
+                    f"the supervisor of {of} ended at once: {self._spawner.last_words()}",
                     f"launcher resume {of.paths.run_id}",
                 )
         raise UnavailableError(
@@ -119,7 +115,6 @@ class LocalExecutor:
             return Ended(result) if result else Elsewhere(str(record["machine_id"]))
         if record["boot_id"] != boot_id():
             return self._ended_or(of, Lost("this machine was restarted while it ran"))
-        self._spawner.reap()
         if of.is_held() and is_alive(record):
             return Running(_handle(record))
         if of.is_held() or self._members(of, record):
@@ -195,7 +190,6 @@ class LocalExecutor:
         told: set[int] = set()
         pause = 0.005
         while True:
-            self._spawner.reap()
             supervised, left = is_alive(record), self._members(of, record)
             if not supervised and not left and not of.is_held():
                 return

@@ -144,7 +144,7 @@ class Executor(Protocol):
     """Runs attempts. Every method may raise UnavailableError."""
 
     def prepare(self) -> None:
-        """Another attempt will start soon: do what can be done ahead. It may be nothing."""
+        """Attempts will start soon: do what can be done ahead. It may be nothing."""
         ...
 
     def close(self) -> None:

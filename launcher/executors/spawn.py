@@ -1,10 +1,7 @@
-"""Starting supervisors, and having the next one ready.
+"""Starting supervisors, by way of a starter that has read its modules already.
 
-A supervisor spends most of its start on imports, so one is started ahead while a stage runs: it has read
-its modules and waits on its standard input. Should the launcher go away, it reads nothing and ends.
-
-Nothing of a config reaches a supervisor's own environment: it comes by pipe, for the command alone. A
-supervisor says on its standard output when there is something to look at; what it is, the store says.
+Nothing of a config reaches a starter's or supervisor's own environment: it comes by pipe, for the command
+alone. What a supervisor says here is only that there is something to look at; what it is, the store says.
 """
 
 from __future__ import annotations
@@ -14,74 +11,38 @@ import os
 import select
 import subprocess
 import sys
+import time
 from typing import Final
 
 from launcher.errors import UnavailableError
 from launcher.executors.port import StageSpec
 
-__all__ = ["Spawner"]
+__all__ = ["LENGTH_BYTES", "STARTER", "Spawner"]
 
 #: -I: neither PYTHONPATH nor the working folder decides what is imported.
-SUPERVISOR: Final = (sys.executable, "-I", "-m", "launcher.agent.supervisor")
+STARTER: Final = (sys.executable, "-I", "-m", "launcher.agent.starter")
+#: As in launcher.agent.starter, which is not imported here: it is another process's.
+LENGTH_BYTES: Final = 8
+#: How long a starter may take to read its modules.
+_START_SECONDS: Final = 30.0
 
 
 class Spawner:
-    """Supervisors of one launcher."""
+    """The supervisors of one launcher. One thread uses it."""
 
     def __init__(self) -> None:
-        self._ready: subprocess.Popen[bytes] | None = None
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._starter: subprocess.Popen[bytes] | None = None
+        self._living: set[int] = set()
+        self._lines = b""
 
     def prepare(self) -> None:
-        """Have a supervisor ready for the next ``spawn``. Raises UnavailableError."""
-        if self._ready is None:
-            self._ready = self._start()
-
-    def spawn(self, spec: StageSpec) -> subprocess.Popen[bytes]:
-        """A supervisor that has been told what to do. Raises UnavailableError."""
-        child, self._ready = self._ready or self._start(), None
-        if child.poll() is not None:  # the one that waited was ended by somebody
-            child.communicate()
-            child = self._start()
-        self._children.append(child)
-        assert child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(spec.to_json())
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
-        return child
-
-    def reap(self) -> int:
-        """Collect supervisors that have ended; returns how many go on."""
-        for child in [child for child in self._children if child.poll() is not None]:
-            self._children.remove(child)
-            for pipe in (child.stdout, child.stderr):
-                if pipe is not None:
-                    pipe.close()
-        return len(self._children)
-
-    def listen(self, pid: int | None, seconds: float) -> bool:
-        """Wait until the supervisor ``pid`` says something or ends, at most ``seconds``.
-
-        False where it is none of this launcher's, or has ended: there is nothing to wait for.
-        """
-        child = next((c for c in self._children if c.pid == pid), None)
-        if child is None or child.stdout is None or child.stdout.closed:
-            return False
-        if select.select([child.stdout], [], [], seconds)[0]:
-            return bool(os.read(child.stdout.fileno(), 64))
-        return True
-
-    def close(self) -> None:
-        """Send the one that waits away."""
-        if self._ready is not None:
-            self._ready.communicate()
-            self._ready = None
-
-    def _start(self) -> subprocess.Popen[bytes]:
+        """Have a starter ready. Raises UnavailableError."""
+        if self._starter is not None and self._starter.poll() is None:
+            return
+        self.close()
         try:
-            return subprocess.Popen(
-                SUPERVISOR,
+            self._starter = subprocess.Popen(
+                STARTER,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -91,8 +52,72 @@ class Spawner:
         except OSError as exc:
             raise UnavailableError(f"cannot start a supervisor: {exc}") from exc
 
+    def spawn(self, spec: StageSpec) -> int:
+        """The process id of a supervisor that has been told what to do. Raises UnavailableError."""
+        self.prepare()
+        starter = self._starter
+        assert starter is not None
+        assert starter.stdin is not None
+        data = spec.to_json()
+        with contextlib.suppress(BrokenPipeError):
+            starter.stdin.write(len(data).to_bytes(LENGTH_BYTES) + data)
+            starter.stdin.flush()
+        known = set(self._living)
+        deadline = time.monotonic() + _START_SECONDS
+        while not (fresh := self._living - known):
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._hear(left):
+                words = self.last_words()
+                self.close()
+                raise UnavailableError(f"no supervisor could be started: {words}")
+        return fresh.pop()
 
-def last_words(child: subprocess.Popen[bytes]) -> str:
-    """The last line that an ended supervisor wrote to its standard error, or ''."""
-    text = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
-    return (text.strip().splitlines() or [""])[-1]
+    def listen(self, pid: int, seconds: float) -> bool:
+        """Wait until the supervisor ``pid`` says something or ends, at most ``seconds``.
+
+        False where it is none of this launcher's, or has ended: there is nothing to wait for.
+        """
+        return pid in self._living and self._hear(seconds) and pid in self._living
+
+    def last_words(self) -> str:
+        """The last line that a starter or supervisor left on its standard error."""
+        starter = self._starter
+        if starter is None or starter.stderr is None:
+            return "without a word"
+        os.set_blocking(starter.stderr.fileno(), False)
+        text = (starter.stderr.read() or b"").decode("utf-8", "replace")
+        return (text.strip().splitlines() or ["without a word"])[-1]
+
+    def close(self) -> None:
+        """Send the starter away; supervisors go on."""
+        starter, self._starter = self._starter, None
+        self._living.clear()
+        self._lines = b""
+        if starter is None:
+            return
+        for pipe in (starter.stdin, starter.stdout, starter.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            starter.wait(_START_SECONDS)
+        except subprocess.TimeoutExpired:
+            starter.kill()
+            starter.wait()
+
+    def _hear(self, seconds: float) -> bool:
+        """Take in what is said within ``seconds``; False where nobody is left to say anything."""
+        starter = self._starter
+        if starter is None or starter.stdout is None:
+            return False
+        if not select.select([starter.stdout], [], [], seconds)[0]:
+            return True
+        said = os.read(starter.stdout.fileno(), 4096)
+        *lines, self._lines = (self._lines + said).split(b"\n")
+        for line in lines:
+            pid, _, what = line.partition(b" ")
+            if what == b"forked":
+                self._living.add(int(pid))
+            elif what == b"ended":
+                self._living.discard(int(pid))
+        return bool(said)

@@ -38,7 +38,7 @@ def main(death: str, supervisor_death: str, *arguments: str) -> None:
     spawn.Spawner.spawn = watched("spawn", spawn.Spawner.spawn)  # type: ignore[method-assign]
     if supervisor_death != "-":
         child = Path(__file__).with_name("supervisor_child.py")
-        spawn.SUPERVISOR = (sys.executable, str(child), supervisor_death)  # type: ignore[misc]
+        spawn.STARTER = (sys.executable, str(child), supervisor_death)  # type: ignore[misc]
     try:
         launcher(list(arguments))
     finally:

@@ -1,4 +1,4 @@
-"""A supervisor that is killed on the way. ``python tests/fault/supervisor_child.py DEATH``, a spec on stdin.
+"""A starter whose supervisors are killed on the way. ``python tests/fault/supervisor_child.py DEATH``.
 
 DEATH is ``stage:n``: in the first attempt at that stage it dies *before* its n-th step, 0 first: an object
 that gets its name, the command's start, its end. ``stage:-1`` writes the steps to ``steps`` in the
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launcher.agent import command, supervisor
+from launcher.agent import command, starter, supervisor
 
 
 def main(death: str) -> int:
@@ -45,7 +45,7 @@ def main(death: str) -> int:
     command.Command.__init__ = watched("start", command.Command.__init__)  # type: ignore[method-assign]
     command.Command.end = watched("end", command.Command.end)  # type: ignore[method-assign]
     supervisor.Supervisor = Doomed  # type: ignore[misc]
-    return supervisor.main()
+    return starter.main()
 
 
 if __name__ == "__main__":

@@ -217,9 +217,9 @@ def test_outputs_that_do_not_fit_are_a_storage_fault(
         "free = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard));"
         "subprocess.Popen = lambda *a, **k: plain(*a, preexec_fn=free, **k);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard));"
-        "runpy.run_module('launcher.agent.supervisor', run_name='__main__')"
+        "runpy.run_module('launcher.agent.starter', run_name='__main__')"
     )
-    monkeypatch.setattr(spawn, "SUPERVISOR", (spawn.SUPERVISOR[0], "-c", limited))
+    monkeypatch.setattr(spawn, "STARTER", (spawn.STARTER[0], "-c", limited))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     found = attempts.run("head -c 1000000 /dev/zero >$C/s.pt")
     assert (found.exit_code, found.closed_by) == (None, "storage")

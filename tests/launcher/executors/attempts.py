@@ -110,10 +110,9 @@ def made_attempts(root: Path) -> Iterator[Attempts]:
     try:
         yield attempts
     finally:
-        attempts.executor.close()
         for spec in attempts.specs:
             if not isinstance(attempts.observe(spec), Ended):
                 for pid in attempts.members(spec):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-        until(lambda: attempts.executor._spawner.reap() == 0)
+        attempts.executor.close()

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.agent import starter as starter_module
 from launcher.agent.protocol import own_record
 from launcher.errors import ConflictError, IntegrityError, UnavailableError
 from launcher.executors import local, spawn
@@ -236,40 +238,71 @@ def test_an_attempt_starts_once_whoever_starts_it(attempts: Attempts) -> None:
     (attempts.root / "go").touch()
     assert attempts.result(spec).exit_code == 0
     assert (attempts.root / "ran").read_text() == "ran\n"
-    until(lambda: sum(one._spawner.reap() for one in executors) == 0)
+    for one in executors:
+        one.close()
 
 
-def test_the_next_supervisor_is_ready_and_goes_away_unused(attempts: Attempts) -> None:
+def test_one_starter_forks_every_supervisor_into_a_session_of_its_own(attempts: Attempts) -> None:
     attempts.executor.prepare()
-    waiting = attempts.executor._spawner._ready
-    assert waiting is not None
-    attempts.executor.prepare()
-    assert attempts.executor._spawner._ready is waiting
-    attempts.start("true")
-    record = attempts.store.read("runs/r/retrain/1/start.json")
-    assert f'"pid":{waiting.pid},'.encode() in record
-    attempts.executor.prepare()
-    unused = attempts.executor._spawner._ready
-    assert unused is not None
+    starter = attempts.executor._spawner._starter
+    assert starter is not None
+    for attempt in (1, 2):
+        pid = int(attempts.executor.start(attempts.spec(HOLD, attempt=attempt)).pid or 0)
+        attempts.specs.append(attempts.spec(HOLD, attempt=attempt))
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        assert int(parent) == starter.pid
+        assert os.getsid(pid) == pid
+    assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 7
+    (attempts.root / "go").touch()
+    assert [attempts.result(spec).exit_code for spec in attempts.specs] == [0, 0]
     attempts.executor.close()
-    assert unused.returncode == 0
+    assert starter.returncode == 0
 
 
-def test_a_waiting_supervisor_that_was_killed_is_replaced(attempts: Attempts) -> None:
+def test_supervisors_go_on_when_launcher_and_starter_are_gone(attempts: Attempts) -> None:
+    spec = attempts.start(HOLD)
+    until((attempts.root / "here").exists)
+    attempts.executor.close()
+    (attempts.root / "go").touch()
+    assert attempts.result(spec).exit_code == 0
+
+
+def test_a_starter_that_was_killed_is_replaced(attempts: Attempts) -> None:
     attempts.executor.prepare()
-    waiting = attempts.executor._spawner._ready
-    assert waiting is not None
-    waiting.kill()
-    os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
+    starter = attempts.executor._spawner._starter
+    assert starter is not None
+    starter.kill()
+    os.waitid(os.P_PID, starter.pid, os.WEXITED | os.WNOWAIT)
     assert attempts.run("true").exit_code == 0
 
 
-def test_a_supervisor_that_cannot_start_says_why(
+def test_half_an_attempt_is_no_attempt(attempts: Attempts) -> None:
+    """A launcher that is killed while it says what to do has said nothing."""
+    data = attempts.spec("touch ran").to_json()
+    whole = len(data).to_bytes(spawn.LENGTH_BYTES) + data
+    for size in (0, 3, spawn.LENGTH_BYTES, len(whole) - 1):
+        done = subprocess.run(spawn.STARTER, input=whole[:size], capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert not attempts.store.exists("runs/r/retrain/1/start.json")
+
+
+def test_the_lengths_that_both_sides_use_are_the_same() -> None:
+    assert spawn.LENGTH_BYTES == starter_module.LENGTH_BYTES
+
+
+def test_a_starter_that_cannot_start_says_why(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spawn, "SUPERVISOR", ("bash", "-c", "echo out of luck >&2"))
-    with pytest.raises(UnavailableError, match=r"ended at once: out of luck \(launcher resume r\)"):
+    monkeypatch.setattr(spawn, "STARTER", ("bash", "-c", "echo out of luck >&2"))
+    with pytest.raises(UnavailableError, match="no supervisor could be started: out of luck"):
         attempts.executor.start(attempts.spec("true"))
+
+
+@pytest.mark.parametrize("store", ["/dev/null/objects", "/proc/objects"])
+def test_a_supervisor_that_cannot_start_says_why(attempts: Attempts, store: str) -> None:
+    why = rf"ended at once: {Path(store).parent}.* \(launcher resume r\)"
+    with pytest.raises(UnavailableError, match=why):
+        attempts.executor.start(attempts.spec("true", store=store))
 
 
 # --- looking ---
