@@ -382,3 +382,35 @@ def test_cancel_between_a_launcher_that_died_and_its_resume(held: Runs) -> None:
     assert held.resume().code == 130
     assert held.trace() == []
     held.check()
+
+
+def test_cancelling_a_run_whose_stage_had_failed_for_good_leaves_it_failed(tmp_path: Path) -> None:
+    """The launcher died between the stage's failure and the run's."""
+    with made_runs(tmp_path / "whole", ("retrain", ONCE + "exit 7\n")) as runs:
+        done = runs.end(runs.start("-1", "-", *SUBMIT, command=CHILD))
+        steps = done.out.partition("steps: ")[2].split()
+        assert runs.types()[-2:] == ["StageFailed", "RunFailed"]
+    last = max(number for number, step in enumerate(steps) if step == "append")
+    with made_runs(tmp_path / "p", ("retrain", ONCE + "exit 7\n")) as runs:
+        child = runs.start(str(last), "-", *SUBMIT, command=CHILD)
+        assert child.wait(30) == -signal.SIGKILL
+        assert runs.types()[-1] == "StageFailed"
+        assert runs.launcher("cancel", RUN).code == 3
+        assert runs.types()[-1] == "RunFailed"
+        assert runs.resume().code == 7
+        runs.check()
+
+
+def test_a_starter_may_be_killed_at_any_time(tmp_path: Path) -> None:
+    """It forked the supervisor that runs, and is wanted again for the next stage."""
+    hold = ("llm_on", ONCE + HOLD)
+    with made_runs(tmp_path / "p", hold, RETRAIN) as runs:
+        child = runs.start(*SUBMIT)
+        runs.here("llm_on")
+        fields = Path(f"/proc/{runs.supervisor('llm_on')}/stat").read_text().rpartition(")")[2]
+        os.kill(int(fields.split()[1]), signal.SIGKILL)
+        runs.go()
+        done = runs.end(child)
+        assert done.code == 0, done
+        assert runs.trace() == ["llm_on 1", "retrain 1"]
+        runs.check()
