@@ -136,6 +136,11 @@ def _confirmed(state: PointerState, data: e.PromotionConfirmed, time: str) -> Po
         intent = state.open.get(body.promotion_id)
         if intent is None or intent.generation != body:
             raise IllegalTransitionError(state.stream, "it was not intended", data.type)
+    # Whose number an open intent's is gets said before anything that came after that number.
+    if any(i.generation.generation < body.generation for i in state.open.values()):
+        raise IllegalTransitionError(
+            state.stream, "an earlier number is open", data.type, f"generation {body.generation}"
+        )
     state = _learn(state, body, data.type)
     return replace(
         state,

@@ -212,6 +212,21 @@ def test_an_event_of_a_newer_schema_is_passed_over() -> None:
     assert (moved.generations, moved.version) == (ONE.generations, ONE.version + 1)
 
 
+def test_nothing_after_an_open_number_is_learned_before_that_number_is_settled() -> None:
+    story = EMPTY
+    facts = (
+        e.PromotionIntended(generation=body(1, "b")),
+        e.PromotionConfirmed(generation=body(1, "a"), imported=True),
+    )
+    for version, fact in enumerate(facts):
+        story = evolve_pointer(story, record(version, fact))
+    later = e.PromotionConfirmed(generation=body(2, "a"), imported=True)
+    with pytest.raises(IllegalTransitionError, match="an earlier number is open"):
+        decide_pointer(story, later)
+    story = evolve_pointer(story, record(2, aborted("b", body(1, "a"))))
+    assert decide_pointer(story, later) == [later]
+
+
 # --- any story --------------------------------------------------------------------------------------
 
 IDS = ["a", "b", "c", "d"]
