@@ -33,6 +33,7 @@ class Spawner:
     def __init__(self) -> None:
         self._starter: subprocess.Popen[bytes] | None = None
         self._living: set[int] = set()
+        self._forked: int | None = None
         self._lines = b""
 
     def prepare(self) -> None:
@@ -62,15 +63,16 @@ class Spawner:
         with contextlib.suppress(BrokenPipeError):
             starter.stdin.write(len(data).to_bytes(LENGTH_BYTES) + data)
             starter.stdin.flush()
-        known = set(self._living)
+        self._forked = None
         deadline = time.monotonic() + _START_SECONDS
-        while not (fresh := self._living - known):
+        # Not whoever lives: one that finds its attempt taken may have ended by the time that it is heard of.
+        while self._forked is None:
             left = deadline - time.monotonic()
             if left <= 0 or not self._hear(left):
                 words = self.last_words()
                 self.close()
                 raise UnavailableError(f"no supervisor could be started: {words}")
-        return fresh.pop()
+        return self._forked
 
     def listen(self, pid: int, seconds: float) -> bool:
         """Wait until the supervisor ``pid`` says something or ends, at most ``seconds``.
@@ -117,7 +119,8 @@ class Spawner:
         for line in lines:
             pid, _, what = line.partition(b" ")
             if what == b"forked":
-                self._living.add(int(pid))
+                self._forked = int(pid)
+                self._living.add(self._forked)
             elif what == b"ended":
                 self._living.discard(int(pid))
         return bool(said)
