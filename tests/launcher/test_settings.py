@@ -9,7 +9,7 @@ import pytest
 from launcher.errors import UsageError
 from launcher.settings import Settings
 
-ROOT = Path("/work/my project")
+ROOT = Path("/srv/my project")
 
 
 def settings(env: dict[str, str] | None = None, **overrides: str) -> Settings:
