@@ -21,7 +21,7 @@ from launcher.pipeline import plan_stages
 from launcher.project import pointer_name, provenance, relative_to_project
 from launcher.refs import resolve_input
 from launcher.storage.blobs import digest_bytes, digest_file
-from launcher.storage.port import BlobInfo, ObjectStore
+from launcher.storage.port import BlobInfo, ObjectStore, Progress
 from launcher.tokens import substitute
 from launcher.workspace import Workspace
 from ledger.errors import InvalidNameError
@@ -206,7 +206,7 @@ class _Hashing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def ingest(self, source: Path) -> BlobInfo:
+    def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         return digest_file(source)
 
     def ingest_bytes(self, data: bytes) -> BlobInfo:
