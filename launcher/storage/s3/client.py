@@ -14,9 +14,10 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -64,6 +65,7 @@ class Client:
         self.bucket, self.where, self.limits = bucket, where, limits
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
+        self._patient: Any = None
 
     @property
     def checksums(self) -> bool:
@@ -84,7 +86,11 @@ class Client:
 
     def call_patiently(self, operation: str, key: str, /, **more: Any) -> Any:
         """``call``, for what takes a server long."""
-        return self._called(self._open().patient, operation, key, more)
+        opened = self._open()
+        with self._lock:
+            if self._patient is None:
+                self._patient = opened.make(self.limits.finish)
+        return self._called(self._patient, operation, key, more)
 
     def _called(self, client: Any, operation: str, key: str, more: dict[str, Any]) -> Any:
         if key:
@@ -117,7 +123,7 @@ class Client:
 
         def end() -> None:
             expired.set()
-            self._drop(body)
+            self._end(body)
 
         watchdog = threading.Timer(self.limits.body_seconds(size), end)
         watchdog.daemon = True
@@ -131,20 +137,25 @@ class Client:
             raise
         finally:
             watchdog.cancel()
+            if expired.is_set():
+                body.close()
         if expired.is_set():
             raise UnavailableError(f"{self._place(key)}: the answer came too slowly")
         if len(data) != size:
             raise BrokenBodyError(f"{self._place(key)}: {len(data)} bytes came of {size}")
         return data
 
+    def _drop(self, body: Any) -> None:
+        """Do without the rest of a body: its connection is not used again."""
+        self._end(body)
+        body.close()
+
     @staticmethod
-    def _drop(body: Any) -> None:
-        """End a body's connection, from any thread: it is not read to its end."""
-        raw = getattr(body, "_raw_stream", body)
+    def _end(body: Any) -> None:
+        """End a body's connection, from any thread; who reads it meanwhile is told that it ended."""
         # An older urllib3 has no shutdown, and a connection may have ended already.
         with suppress(AttributeError, OSError, RuntimeError, ValueError):
-            raw.shutdown()
-        body.close()
+            body._raw_stream.shutdown()
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -178,6 +189,7 @@ class Client:
     def _made(self) -> _Opened:
         import boto3
         import botocore.exceptions
+        import botocore.session
         from botocore.config import Config
 
         limits = self.limits
@@ -188,7 +200,9 @@ class Client:
             "tcp_keepalive": True,
         }
         try:
-            session = boto3.session.Session()
+            core = botocore.session.get_session()
+            core.register_component("data_loader", _loader())
+            session = boto3.session.Session(botocore_session=core)
             # What the chain came to is asked of a client, so that it is never worked out here.
             found = session.client("s3", config=Config(**settings)).meta
             endpoint = urlsplit(found.endpoint_url)
@@ -199,20 +213,29 @@ class Client:
                 s3["addressing_style"] = "path"
             if checksums:
                 s3["payload_signing_enabled"] = False
-            usual, patient = (
-                session.client("s3", config=Config(**settings, s3=s3, read_timeout=seconds))
-                for seconds in (limits.answer, limits.finish)
-            )
+
+            def make(seconds: float) -> Any:
+                return session.client("s3", config=Config(**settings, s3=s3, read_timeout=seconds))
+
+            usual = make(limits.answer)
         except (botocore.exceptions.BotoCoreError, ValueError) as exc:
             raise in_our_words(exc, Place(self.where, self.bucket, "its endpoint")) from exc
         port = f":{endpoint.port}" if endpoint.port else ""
         shown = f"{endpoint.scheme}://{endpoint.hostname}{port}"
-        return _Opened(usual, patient, shown, checksums)
+        return _Opened(usual, make, shown, checksums)
+
+
+@cache
+def _loader() -> Any:
+    """One reader of the client's own descriptions: they take longer to parse than all else together."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
     usual: Any
-    patient: Any
+    make: Callable[[float], Any]
     endpoint: str
     checksums: bool

@@ -204,6 +204,8 @@ def _answered(answer: dict[str, Any], place: Place) -> LauncherError:
 
 def _refused_hint(code: str, message: str) -> str:
     """An endpoint that knows no checksums says so in many ways."""
+    if not code:
+        return "the credentials may have expired, or the bucket may be in another region"
     text = f"{code} {message}".lower()
     marks = (
         "checksum",

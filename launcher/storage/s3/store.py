@@ -254,8 +254,8 @@ class S3Store(BucketObjects):
                 self._require_bucket()
                 raise BlobMissingError(digest, self._url) from None
             except BrokenBodyError as exc:
-                detail = exc.message
-                continue
+                detail = exc.message  # asked for again often enough
+                break
             if found.digest == digest:
                 return found
             detail = f"its {found.size_bytes} bytes hash to {found.digest}"
