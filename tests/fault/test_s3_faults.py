@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,8 +29,9 @@ from launcher.storage.port import (
 from launcher.storage.s3 import AccessRefusedError, CreateOnlyIgnoredError, Limits, S3Store
 from tests.rig import fault_proxy
 from tests.rig.fault_proxy import Act, FaultProxy, Request, answer, drop, proxied
-from tests.rig.s3 import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.rig.s3 import ACCESS_KEY, SECRET_KEY, S3Server, serving
 from tests.rig.s3 import s3_server as s3_server
+from tests.rig.tools import skip
 
 KEY = "pointers/student/00000001.json"
 MIB = 1024 * 1024
@@ -526,6 +528,53 @@ def test_only_old_uploads_are_aborted(place: Place, store: S3Store, source: Path
 def test_who_may_not_list_uploads_may_upload(place: Place, store: S3Store, source: Path) -> None:
     place.proxy.rule(answer(403, "AccessDenied"), method="GET", query="uploads", times=1000)
     assert store.ingest(source) == BLOB
+
+
+def test_encryption_and_storage_class_are_passed_through(place: Place, source: Path) -> None:
+    store = S3Store(
+        place.url,
+        limits=QUICK,
+        extra={"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "key-1"},
+        blob_extra={"StorageClass": "STANDARD"},
+        marks=place.folder / "marks",
+    )
+    store.create(KEY, b"x")
+    store.ingest(source)
+    store.ingest_bytes(b"x")
+    made = [
+        r for r in place.proxy.requests
+        if r.method in ("PUT", "POST") and not {"partNumber", "uploadId"} & set(r.query)
+    ]  # fmt: skip
+    assert {r.header("x-amz-server-side-encryption-aws-kms-key-id") for r in made} == {"key-1"}
+    classes = {r.header("x-amz-storage-class") for r in made if "blobs/" in r.key}
+    assert classes == {"STANDARD"}
+    assert not any(r.header("x-amz-storage-class") for r in made if "blobs/" not in r.key)
+
+
+def test_over_tls_with_the_certificates_that_are_named(
+    request: pytest.FixtureRequest, place: Place, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        skip("there is no openssl to make a certificate with")
+    key, certificate = source.with_name("key.pem"), source.with_name("certificate.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    options = ("--cert", str(certificate), "--key", str(key))
+    with serving(source.with_name("tls"), *options, scheme="https") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        url = f"s3://{server.bucket('tls-bucket')}/team"
+        with pytest.raises(UsageError, match="AWS_CA_BUNDLE"):
+            S3Store(url, limits=QUICK, marks=source.with_name("none")).read(KEY)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        for checksums in ("when_supported", "when_required"):
+            monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", checksums)
+            store = S3Store(f"{url}/{checksums}", limits=QUICK, marks=source.with_name("none"))
+            store.create(KEY, b"x")
+            assert store.ingest(source) == store.verify_blob(BLOB.digest) == BLOB
 
 
 # --- killed ---

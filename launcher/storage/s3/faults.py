@@ -74,8 +74,10 @@ CHECKSUM_HINT: Final = (
 _CREDENTIALS_HINT: Final = (
     "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
 )
+_NOT_ALLOWED: Final = (
+    "look at the policies of bucket and user; without s3:ListBucket, what is absent looks forbidden"
+)
 _REFUSED: Final = {
-    "AccessDenied": "these credentials may not do that: look at the bucket's and the user's policy",
     "AllAccessDisabled": "access to this bucket is switched off",
     "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
     "ExpiredToken": "the credentials have expired: sign in again",
@@ -182,7 +184,7 @@ def _answered(answer: dict[str, Any], place: Place) -> LauncherError:
         )
         return UsageError(f"bucket {place.bucket} is in another region ({said})", hint)
     if status in (401, 403) or code in _REFUSED:
-        return AccessRefusedError(said, _REFUSED.get(code, _REFUSED["AccessDenied"]))
+        return AccessRefusedError(said, _REFUSED.get(code) or _NOT_ALLOWED)
     if code in _WRONG_BYTES:
         return WrongBytesError(said, CHECKSUM_HINT)
     if status == 409:

@@ -145,12 +145,12 @@ class BucketObjects:
     def _retried(self, attempt: Callable[[], T]) -> T:
         return retried(attempt, attempts=_ATTEMPTS, deadline_seconds=_DEADLINE_SECONDS)
 
-    def _put(self, full: str, data: bytes, *, create_only: bool) -> None:
+    def _put(self, full: str, data: bytes, *, create_only: bool, **extra: str) -> None:
         more = {"IfNoneMatch": "*"} if create_only else {}
         if self._client.checksums:
             digest = hashlib.sha256(data).digest()
             more["ChecksumSHA256"] = base64.b64encode(digest).decode()
-        self._client.call("put_object", full, Body=data, **more, **self._extra)
+        self._client.call("put_object", full, Body=data, **more, **self._extra, **extra)
         self._bucket_seen = True
 
     def _is_there(self, full: str, key: str, data: bytes) -> bool:

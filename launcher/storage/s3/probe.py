@@ -34,6 +34,7 @@ __all__ = ["WRITERS", "CreateOnlyIgnoredError", "Probe", "ProbeReport"]
 #: As many as ever promote at once, in the worst night.
 WRITERS: Final = 20
 _GOOD_FOR_SECONDS: Final = 7 * 24 * 3600
+_DEADLINE_SECONDS: Final = 60.0
 
 
 class CreateOnlyIgnoredError(UsageError):
@@ -93,7 +94,8 @@ class Probe:
             if self._good or self._remembered():
                 self._good = True
                 return
-            report = self.look()
+            # One writer without an answer leaves a try without a result, not without a store.
+            report = retried(self.look, attempts=3, deadline_seconds=_DEADLINE_SECONDS)
             if report.missing:
                 raise CreateOnlyIgnoredError(self._client.where, report.server, report.missing)
             self._remember(report)

@@ -42,9 +42,9 @@ _TINY_BYTES: Final = 16 * 1024
 class S3Store(BucketObjects):
     """An ObjectStore in a bucket. Opening it does no I/O and imports no client. Threads may share it.
 
-    ``extra``: arguments of boto3 for every object that is made, such as ``StorageClass``,
-    ``ServerSideEncryption`` and ``SSEKMSKeyId``. ``marks``: the folder in which stores that are known to be
-    good are remembered; None: the user's cache.
+    ``extra``: arguments of boto3 for every object that is made, such as ``ServerSideEncryption`` and
+    ``SSEKMSKeyId``; ``blob_extra``: for blobs only, such as ``StorageClass``. ``marks``: the folder in which
+    stores that are known to be good are remembered; None: the user's cache.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class S3Store(BucketObjects):
         *,
         limits: Limits | None = None,
         extra: Mapping[str, str] | None = None,
+        blob_extra: Mapping[str, str] | None = None,
         marks: Path | None = None,
     ) -> None:
         super().__init__(url, limits=limits, extra=extra, marks=marks)
         self._downloads = Downloads(self._client)
-        self._uploads = Uploads(self._client, self._extra)
+        self._blob_extra = dict(blob_extra or {})
+        self._uploads = Uploads(self._client, {**self._extra, **self._blob_extra})
 
     def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         """See the port. Raises StillWrittenError too."""
@@ -182,7 +184,7 @@ class S3Store(BucketObjects):
 
         def attempt() -> None:
             try:
-                self._put(full, data, create_only=True)
+                self._put(full, data, create_only=True, **self._blob_extra)
             except TakenError as exc:
                 if not self._has(blob):
                     raise UnavailableError(f"blob {blob.digest} was there and is not") from exc
