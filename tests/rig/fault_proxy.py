@@ -31,6 +31,7 @@ __all__ = [
     "flip_request",
     "late",
     "proxied",
+    "silent",
     "trickle",
     "truncate",
     "without_conditions",
@@ -151,7 +152,9 @@ class FaultProxy:
 
         def land() -> None:
             self.released.wait(60)
-            self.forward(request)
+            # A server may refuse before it has read all: that, too, is how a late request ends.
+            with suppress(OSError, http.client.HTTPException):
+                self.forward(request)
 
         thread = threading.Thread(target=land)
         thread.start()
@@ -162,6 +165,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection of a client."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     proxy: FaultProxy
 
     def log_message(self, *_: Any) -> None:
@@ -207,6 +211,13 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
+class _Listener(ThreadingHTTPServer):
+    """Many connect at once: with the default queue of five some would wait a second to be heard."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 def _pass(handler: Handler, request: Request) -> None:
     handler.send(handler.proxy.forward(request))
 
@@ -238,6 +249,13 @@ def answer(status: int, code: str, message: str = "", *, applied: bool = False) 
 def late(handler: Handler, request: Request) -> None:
     """No answer comes, and the request lands when ``release`` is called."""
     handler.proxy.later(request)
+    handler.cut()
+
+
+def silent(handler: Handler, request: Request) -> None:
+    """``late``, on a connection that stays open without a word."""
+    handler.proxy.later(request)
+    handler.proxy.released.wait(60)
     handler.cut()
 
 
@@ -296,8 +314,7 @@ def proxied(server: S3Server) -> Iterator[FaultProxy]:
     """A proxy in front of ``server``, until the end of the block."""
     proxy = FaultProxy(server)
     handler = type("BoundHandler", (Handler,), {"proxy": proxy})
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    listener.daemon_threads = True
+    listener = _Listener(("127.0.0.1", 0), handler)
     proxy.endpoint = f"http://127.0.0.1:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
     thread.start()
