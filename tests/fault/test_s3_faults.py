@@ -40,7 +40,7 @@ BIG = os.urandom(MIB) * 17 + b"the end"
 BLOB = digest_bytes(BIG)
 #: Long enough for a machine that is busy with other things.
 QUICK = Limits(connect=5, answer=10, finish=20, body=20)
-IMPATIENT = Limits(connect=5, answer=0.5, body=0.5)
+IMPATIENT = Limits(connect=5, answer=0.5, body=0.5, slowest_bytes_per_second=MIB)
 DEATH_SECONDS = 60
 
 
