@@ -31,7 +31,7 @@ from launcher.places import (
 from launcher.project import is_file_target, pointer_name, provenance, relative_to_project
 from launcher.refs import check_input, resolve_input
 from launcher.storage.blobs import digest_bytes, digest_file
-from launcher.storage.port import BlobInfo, ObjectStore
+from launcher.storage.port import BlobInfo, ObjectStore, Progress
 from launcher.tokens import substitute
 from launcher.workspace import Workspace
 from ledger.events import ConfigRef, InputRef, PromotionPlan, RunRequested
@@ -220,7 +220,7 @@ class _Hashing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def ingest(self, source: Path) -> BlobInfo:
+    def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         return digest_file(source)
 
     def ingest_bytes(self, data: bytes) -> BlobInfo:

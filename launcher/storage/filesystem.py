@@ -28,6 +28,7 @@ from launcher.storage.port import (
     ObjectExistsError,
     ObjectInfo,
     ObjectNotFoundError,
+    Progress,
     blob_key,
     check_key,
 )
@@ -126,7 +127,7 @@ class FilesystemStore:
 
     # --- blobs ---
 
-    def ingest(self, source: Path) -> BlobInfo:
+    def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         """See the port. Raises StillWrittenError, BlobDamagedError (a truncated one is there) too."""
         for _ in range(2):
             with open_source(source) as (reader, unchanged):
@@ -135,6 +136,7 @@ class FilesystemStore:
                     blob = _copy(reader, file)
                     if unchanged(blob):
                         self._publish_blob(temporary, file, blob)
+                        _whole(blob, progress)
                         return blob
         raise StillWrittenError(source)
 
@@ -172,7 +174,7 @@ class FilesystemStore:
             self._checked(digest, copy_and_hash(file, parts.append))
         return b"".join(parts)
 
-    def fetch_blob(self, digest: str, dest: Path) -> BlobInfo:
+    def fetch_blob(self, digest: str, dest: Path, progress: Progress | None = None) -> BlobInfo:
         """See the port. Raises UsageError where ``dest`` is a folder."""
         if dest.is_dir():
             raise UsageError(f"{dest} is a folder")
@@ -188,6 +190,7 @@ class FilesystemStore:
                 sync_folder(dest.parent)
             finally:
                 temporary.unlink(missing_ok=True)
+        _whole(blob, progress)
         return blob
 
     def free_bytes(self) -> int | None:
@@ -308,6 +311,12 @@ class FilesystemStore:
                 where = f"{self.where}: {where}"
             hint = _HINTS.get(exc.errno or 0, "")
             raise UnavailableError(f"{where}: {exc.strerror or exc}", hint) from exc
+
+
+def _whole(blob: BlobInfo, progress: Progress | None) -> None:
+    """A copy on one machine is quick: only its end is told."""
+    if progress is not None:
+        progress(blob.size_bytes, blob.size_bytes)
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> BlobInfo:

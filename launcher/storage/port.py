@@ -13,7 +13,7 @@ The contract, checked by ``tests/contract/test_object_store.py`` on each backend
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,9 +29,13 @@ __all__ = [
     "ObjectInfo",
     "ObjectNotFoundError",
     "ObjectStore",
+    "Progress",
     "blob_key",
     "check_key",
 ]
+
+#: Hears how many bytes of how many are done; from any thread, one call at a time, ascending.
+Progress = Callable[[int, int], object]
 
 #: How the names begin that a store in a folder keeps for itself.
 TEMPORARY_PREFIX: Final = ".tmp-"
@@ -126,7 +130,11 @@ class ObjectStore(Protocol):
         ...
 
     def create(self, key: str, data: bytes) -> None:
-        """Create ``key`` with ``data``, durable when it returns. Raises ObjectExistsError."""
+        """Create ``key`` with ``data``, durable when it returns. Raises ObjectExistsError.
+
+        Where the very same bytes are there already it may raise or return: a store far away cannot tell
+        its own success from another's. Who must know which, writes who he is into them.
+        """
         ...
 
     def replace(self, key: str, data: bytes) -> None:
@@ -145,7 +153,7 @@ class ObjectStore(Protocol):
         """Objects whose key begins with ``prefix`` and sorts after ``after``, ascending by key."""
         ...
 
-    def ingest(self, source: Path) -> BlobInfo:
+    def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         """Store a file's bytes as a blob, hashed while they stream in; skipped where it is there already.
 
         Raises UsageError if ``source`` is no readable regular file or changes while it is read (tried
@@ -169,7 +177,7 @@ class ObjectStore(Protocol):
         """A small blob's bytes, verified. Raises BlobMissingError, BlobDamagedError, UsageError over the limit."""
         ...
 
-    def fetch_blob(self, digest: str, dest: Path) -> BlobInfo:
+    def fetch_blob(self, digest: str, dest: Path, progress: Progress | None = None) -> BlobInfo:
         """Write a blob to ``dest``: beside it, hashed while it streams, fsynced, renamed when right.
 
         ``dest``'s folder is made; an existing ``dest`` is replaced atomically.

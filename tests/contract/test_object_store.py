@@ -6,6 +6,7 @@ behind its back. A new one is a row in ``BACKENDS``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -28,7 +29,9 @@ from launcher.storage.port import (
     ObjectStore,
     blob_key,
 )
+from launcher.storage.s3 import S3Store
 from ledger.errors import InvalidNameError
+from tests.rig.s3 import s3_server as s3_server
 
 CREATORS, ROUNDS = 8, 20
 NOWHERE = "sha256:" + "0" * 64
@@ -54,12 +57,35 @@ def _folder(tmp_path: Path) -> Backend:
     return Backend(lambda: FilesystemStore(root), put)
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"folder": _folder}
+def _s3(tmp_path: Path) -> Backend:
+    """A bucket of the server that the environment names, in whichever process this is called."""
+    bucket = "t-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]
+    root = Path(os.environ["RIG_S3_BUCKETS"]) / bucket
+    root.mkdir(exist_ok=True)
+
+    def put(key: str, data: bytes) -> None:
+        (root / "a home" / key).write_bytes(data)  # in place: the server keeps notes on the file
+
+    return Backend(lambda: S3Store(f"s3://{bucket}/a home", marks=tmp_path / "marks"), put)
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"folder": _folder, "s3": _s3}
 
 
 @pytest.fixture(params=sorted(BACKENDS))
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    return BACKENDS[request.param](tmp_path)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backend's name, once it can be used from this process and its children."""
+    if request.param == "s3":
+        server = request.getfixturevalue("s3_server")
+        monkeypatch.setenv("RIG_S3_BUCKETS", str(server.root))
+        for variable, value in server.environment().items():
+            monkeypatch.setenv(variable, value)
+    return str(request.param)
+
+
+@pytest.fixture
+def backend(name: str, tmp_path: Path) -> Backend:
+    return BACKENDS[name](tmp_path)
 
 
 @pytest.fixture
@@ -93,6 +119,15 @@ def test_an_object_is_created_once_and_never_changes(backend: Backend, store: Ob
     assert later.read("runs/a/result.json") == b"first"
     assert later.exists("runs/a/result.json")
     assert keys(later, "") == ["runs/a/result.json"]
+
+
+def test_the_same_bytes_again_change_nothing(store: ObjectStore) -> None:
+    """A store far away may take them for its own success; it may not write them again."""
+    store.create("runs/a/result.json", b"the same")
+    [first] = store.list("")
+    with contextlib.suppress(ObjectExistsError):
+        store.create("runs/a/result.json", b"the same")
+    assert list(store.list("")) == [first]
 
 
 def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
@@ -196,6 +231,22 @@ def test_a_blob_shares_nothing_with_visible_files(store: ObjectStore, tmp_path: 
             opened.write(b"evil")
         assert file.stat().st_nlink == 1
     assert store.verify_blob(blob.digest) == blob
+
+
+@pytest.mark.parametrize("size_bytes", [0, 9, 9 * 1024 * 1024])
+def test_progress_ascends_to_the_whole(store: ObjectStore, tmp_path: Path, size_bytes: int) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(bytes(size_bytes))
+    up: list[tuple[int, int]] = []
+    again: list[tuple[int, int]] = []
+    down: list[tuple[int, int]] = []
+    blob = store.ingest(source, lambda *heard: up.append(heard))
+    store.ingest(source, lambda *heard: again.append(heard))
+    store.fetch_blob(blob.digest, tmp_path / "y", lambda *heard: down.append(heard))
+    for heard in (up, again, down):
+        assert heard == sorted(heard)
+        assert heard[-1] == (size_bytes, size_bytes)
+        assert {total for _, total in heard} == {size_bytes}
 
 
 def test_fetching_replaces_what_was_there(store: ObjectStore, tmp_path: Path) -> None:
@@ -333,7 +384,6 @@ def _create_many(
     results.put((who, won))
 
 
-@pytest.mark.parametrize("name", sorted(BACKENDS))
 def test_of_many_creators_one_wins(name: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(CREATORS), context.Queue()

@@ -1,0 +1,65 @@
+"""Programs that the tests need and that are built here, once: from the Go module proxy into the user's cache."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+__all__ = ["go_tool", "skip"]
+
+_BUILD_SECONDS = 900
+
+
+def skip(reason: str) -> None:
+    """Skip what needs a part of the rig that cannot run here; where CI says so, that is a failure."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"the rig cannot run: {reason}")
+    pytest.skip(f"the rig cannot run: {reason}")
+
+
+def go_tool(module: str, package: str, version: str) -> Path:
+    """The program ``package`` of ``module`` at ``version``; built by whoever comes first, others wait for it."""
+    name = package.rpartition("/")[2]
+    folder = _cache() / "tools" / f"{name}-{version}"
+    program = folder / name
+    if program.exists():
+        return program
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        skip(f"there is no go to build {name} {version} with (Debian: apt-get install golang-go)")
+    assert go is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}-{version}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            _build(go, f"{module}/{package}@v{version}", folder)
+    return program
+
+
+def _build(go: str, what: str, folder: Path) -> None:
+    """Beside, then renamed: a build that was killed leaves no program."""
+    beside = folder / "building"
+    environment = {**os.environ, "GOBIN": str(beside), "CGO_ENABLED": "0", "GOFLAGS": ""}
+    done = subprocess.run(
+        [go, "install", what],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_BUILD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        skip(f"go install {what}: {done.stderr.strip()[-400:]}")
+    for built in beside.iterdir():
+        os.replace(built, folder / built.name)
+    beside.rmdir()
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "distill-ledger"
