@@ -1,0 +1,114 @@
+"""The segments of one log as they lie in the bucket: read, listed and created, with patience. No state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from ledger.errors import LedgerDamagedError, LedgerUnavailableError
+from ledger.stores.log_port import KeyTakenError, LogObjects, NoAnswerError
+from ledger.stores.segments import (
+    LOG_PREFIX,
+    Segment,
+    Tip,
+    parse_segment,
+    segment_key,
+    sequence_of,
+)
+
+__all__ = ["BucketLog", "spread"]
+
+#: Tries of one call that is not answered, and the wait before the second; each further wait is doubled.
+_TRIES: Final = 6
+_FIRST_WAIT_SECONDS: Final = 0.1
+#: Reads at a time, and segments in a batch.
+_READERS: Final = 32
+_BATCH: Final = 512
+
+T = TypeVar("T")
+
+
+class BucketLog:
+    """``sleep`` waits that many seconds. Raises LedgerUnavailableError once patience is at its end."""
+
+    def __init__(self, objects: LogObjects, sleep: Callable[[float], None]) -> None:
+        self._objects, self._sleep = objects, sleep
+
+    @property
+    def where(self) -> str:
+        """The bucket."""
+        return self._objects.where
+
+    def create(self, sequence: int, data: bytes) -> bytes:
+        """Create a segment, and say what lies under its number now: ``data``, or what another put there."""
+        key, why = segment_key(sequence), ""
+        for attempt in range(_TRIES):
+            if attempt:
+                wait = _FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+                self._sleep(wait * (0.5 + spread(data, attempt)))
+            try:
+                self._objects.create(key, data)
+                return data
+            except KeyTakenError:
+                why = "it is taken, and cannot be read"
+            except NoAnswerError as exc:
+                why = exc.detail
+            with suppress(NoAnswerError):
+                there = self._objects.read(key)
+                if there is not None:
+                    return there
+        raise LedgerUnavailableError(
+            self.where, f"{key} was not confirmed in {_TRIES} tries ({why}); run it again"
+        )
+
+    def read(self, sequence: int) -> bytes | None:
+        """A segment's bytes; None if there is none of this number."""
+        return self._tried(lambda: self._objects.read(segment_key(sequence)))
+
+    def after(self, tip: Tip) -> Iterator[list[Segment]]:
+        """All segments past ``tip``, ascending without gaps, in batches; how they follow is not checked.
+
+        Raises LedgerDamagedError naming the first that is missing or no segment, after those before it.
+        """
+        keys = self._tried(lambda: list(self._objects.list(LOG_PREFIX, segment_key(tip.sequence))))
+        last = max([tip.sequence, *(number for key in keys if (number := sequence_of(key)))])
+        if last == tip.sequence:
+            return
+        end = tip.size
+        with ThreadPoolExecutor(min(_READERS, last - tip.sequence)) as pool:
+            for first in range(tip.sequence + 1, last + 1, _BATCH):
+                numbers = range(first, min(first + _BATCH, last + 1))
+                batch: list[Segment] = []
+                try:
+                    for number, data in zip(numbers, pool.map(self.read, numbers), strict=True):
+                        batch.append(self._whole(number, data, last))
+                        end += len(batch[-1].raws)
+                except LedgerDamagedError as exc:
+                    yield batch
+                    raise LedgerDamagedError(self.where, exc.detail, end) from exc
+                yield batch
+
+    def _whole(self, sequence: int, data: bytes | None, last: int) -> Segment:
+        if data is None:
+            # It was there before any later one was: a listing may miss it, a read may not.
+            detail = f"{segment_key(sequence)} is gone, though {segment_key(last)} is there"
+            raise LedgerDamagedError(self.where, detail)
+        return parse_segment(sequence, data, self.where)
+
+    def _tried(self, attempt: Callable[[], T]) -> T:
+        """What a call that changes nothing returns, tried again while nobody answers."""
+        for number in range(_TRIES - 1):
+            try:
+                return attempt()
+            except NoAnswerError:
+                self._sleep(_FIRST_WAIT_SECONDS * 2**number)
+        return attempt()
+
+
+def spread(data: bytes, attempt: int) -> float:
+    """A number from 0 to 1 that differs between writers and tries, so that they do not meet again."""
+    digest = hashlib.sha256(data + attempt.to_bytes(4, "big")).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
