@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 from ledger.errors import LedgerDamagedError, LedgerUnavailableError
@@ -26,6 +26,7 @@ _TRIES: Final = 6
 _FIRST_WAIT_SECONDS: Final = 0.1
 #: Reads at a time, and segments in a batch.
 _READERS: Final = 32
+_ONE_BY_ONE: Final = 4
 _BATCH: Final = 512
 
 T = TypeVar("T")
@@ -68,6 +69,26 @@ class BucketLog:
         """A segment's bytes; None if there is none of this number."""
         return self._tried(lambda: self._objects.read(segment_key(sequence)))
 
+    def since(self, sequence: int) -> Iterator[list[Segment]]:
+        """Segments past number ``sequence`` up to the first that is absent, without a listing.
+
+        For who follows closely: one read where nothing is new. Asks for one, then for ever more at a time.
+        """
+        width = 1
+        while True:
+            numbers = range(sequence + 1, sequence + 1 + width)
+            batch: list[Segment] = []
+            with self._reading(width) as read:
+                for number, data in zip(numbers, read(numbers), strict=False):
+                    if data is None:
+                        break
+                    batch.append(parse_segment(number, data, self.where))
+            if batch:
+                yield batch
+            if len(batch) < width:
+                return
+            sequence, width = sequence + width, min(width * 4, _BATCH)
+
     def after(self, tip: Tip) -> Iterator[list[Segment]]:
         """All segments past ``tip``, ascending without gaps, in batches; how they follow is not checked.
 
@@ -78,18 +99,27 @@ class BucketLog:
         if last == tip.sequence:
             return
         end = tip.size
-        with ThreadPoolExecutor(min(_READERS, last - tip.sequence)) as pool:
+        with self._reading(last - tip.sequence) as read:
             for first in range(tip.sequence + 1, last + 1, _BATCH):
                 numbers = range(first, min(first + _BATCH, last + 1))
                 batch: list[Segment] = []
                 try:
-                    for number, data in zip(numbers, pool.map(self.read, numbers), strict=True):
+                    for number, data in zip(numbers, read(numbers), strict=True):
                         batch.append(self._whole(number, data, last))
                         end += len(batch[-1].raws)
                 except LedgerDamagedError as exc:
                     yield batch
                     raise LedgerDamagedError(self.where, exc.detail, end) from exc
                 yield batch
+
+    @contextmanager
+    def _reading(self, count: int) -> Iterator[Callable[[range], Iterator[bytes | None]]]:
+        """A way to read segments in order: several at a time where ``count``, how many there may be, pays for it."""
+        if count <= _ONE_BY_ONE:
+            yield lambda numbers: map(self.read, numbers)
+            return
+        with ThreadPoolExecutor(min(_READERS, count)) as pool:
+            yield lambda numbers: pool.map(self.read, numbers)
 
     def _whole(self, sequence: int, data: bytes | None, last: int) -> Segment:
         if data is None:

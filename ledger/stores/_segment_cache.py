@@ -59,6 +59,8 @@ class SegmentCache:
     def __init__(self, path: Path | None, *, log: str, boot: str) -> None:
         self.log, self._boot = log, boot
         self._held: dict[int, Segment] = {}
+        #: What the table of schemas holds for certain.
+        self._schemas: set[tuple[str, int]] = set()
         kind = Connection if path else _InMemory
         self._file = kind(
             path or Path(":memory:"),
@@ -159,15 +161,13 @@ class SegmentCache:
             detail = f"{stream} goes from version {versions[stream]} to {version}"
             raise LedgerDamagedError(self.log, detail, position)
         versions[stream] = version
-        if db.execute("SELECT 1 FROM events WHERE id = ?", (id_,)).fetchone():
+        row = (position, id_, stream, version, sequence)
+        # Position, stream and version are new for certain, so only the id can stand in the way.
+        if db.execute("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?)", row).rowcount == 0:
             raise LedgerDamagedError(self.log, f"event {id_} is there a second time", position)
-        db.execute(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?)", (position, id_, stream, version, sequence)
-        )
-        db.execute(
-            "INSERT OR IGNORE INTO schemas VALUES (?, ?, ?)",
-            (said["type"], said["schema"], position),
-        )
+        schema = (said["type"], said["schema"])
+        if schema not in self._schemas:
+            db.execute("INSERT OR IGNORE INTO schemas VALUES (?, ?, ?)", (*schema, position))
 
     # --- reading ---
 
@@ -274,6 +274,7 @@ class SegmentCache:
     def newer_schema(self) -> tuple[str, int, str | None] | None:
         """See the port of stores."""
         rows = self._file.rows("SELECT type, schema, position FROM schemas ORDER BY position")
+        self._schemas.update((type_, schema) for type_, schema, _ in rows)
         for type_, schema, position in rows:
             if records.is_newer(type_, schema):
                 (row,) = self._file.rows(f"{_STORED} WHERE position = ?", (position,))

@@ -33,16 +33,15 @@ from ledger.stores._segment_cache import SegmentCache
 from ledger.stores._segment_caches import SegmentCaches
 from ledger.stores.log_port import LogObjects
 from ledger.stores.port import NewEvent, StoredEvent, TreeHead
-from ledger.stores.segments import Segment, Tip, encode_segment, parse_segment, segment_key
+from ledger.stores.segments import Segment, Tip, next_segment, parse_segment, segment_key
 from ledger.transparency.merkle import EMPTY_ROOT
 
 __all__ = ["ObjectsEventStore"]
 
-#: Segments that are asked for one by one before the rest is listed.
-_ONE_BY_ONE: Final = 4
-#: The wait after a first lost race, at most; doubled with each further one up to the longest.
-_RACE_WAIT_SECONDS: Final = 0.002
-_LONGEST_RACE_WAIT_SECONDS: Final = 0.1
+#: A loser tries the next number at once, ahead of whoever just won; only then it waits, twice as long each
+#: time, so that of many writers most wait: a lost create costs as much as one that wins.
+_RACE_WAIT_SECONDS: Final = 0.01
+_LONGEST_RACE_WAIT_SECONDS: Final = 1.0
 
 T = TypeVar("T")
 
@@ -68,6 +67,8 @@ class ObjectsEventStore:
         self._sleep, self._read_only = sleep, read_only
         self._caches = SegmentCaches(cache, objects.where, boot)
         self._compared = False
+        #: Whether the last append lost a race: then others write too, and looking first saves a create.
+        self._crowded = False
         self._pid = os.getpid()
 
     @property
@@ -149,6 +150,8 @@ class ObjectsEventStore:
             raise LedgerUnavailableError(self.where, "it was opened for reading")
         self._compare()
         newest, lost = False, 0
+        if self._crowded:
+            self._refresh()
         while True:
             try:
                 # The tip first: if another process adds to the cache now, our number will be taken.
@@ -161,19 +164,20 @@ class ObjectsEventStore:
                 continue
             if said is not None:
                 return tip.size, said
-            data = encode_segment(tip, raws)
-            there = self._log.create(tip.sequence + 1, data)
-            segment = parse_segment(tip.sequence + 1, there, self.where)
-            if there == data:
+            segment = next_segment(tip, raws)
+            there = self._log.create(segment.sequence, segment.data)
+            if there == segment.data:
                 # Acknowledged, whatever becomes of the cache.
                 with suppress(LedgerUnavailableError):
                     self._take_in([segment])
+                self._crowded = lost > 0
                 return tip.size, None
-            self._take_in([segment])
+            self._take_in([parse_segment(segment.sequence, there, self.where)])
             newest, lost = True, lost + 1
-            wait = min(_RACE_WAIT_SECONDS * 2**lost, _LONGEST_RACE_WAIT_SECONDS)
-            self._sleep(wait * spread(data, lost))
-            self._refresh()
+            if lost % 2 == 0:
+                wait = min(_RACE_WAIT_SECONDS * 2 ** (lost // 2), _LONGEST_RACE_WAIT_SECONDS)
+                self._sleep(wait * spread(segment.data, lost))
+                self._refresh()
 
     # --- keeping up with the bucket ---
 
@@ -189,7 +193,8 @@ class ObjectsEventStore:
             there = self._log.read(tip.sequence)
             if there != mine.data:
                 self._explain(there, mine)
-        self._catch_up()
+        for batch in self._log.after(self._ask(SegmentCache.tip)):
+            self._take_in(batch)
         self._compared = True
 
     def _explain(self, there: bytes | None, mine: Segment) -> None:
@@ -207,21 +212,12 @@ class ObjectsEventStore:
         self._caches.renew(salvage=False)
 
     def _refresh(self) -> None:
-        """Take in what others appended: the next few segments one by one, the rest, if any, by a listing."""
-        if not self._compared:
-            return self._compare()
+        """Take in what others appended."""
+        compared = self._compared
         self._compare()
-        for _ in range(_ONE_BY_ONE):
-            sequence = self._ask(SegmentCache.tip).sequence + 1
-            data = self._log.read(sequence)
-            if data is None:
-                return None
-            self._take_in([parse_segment(sequence, data, self.where)])
-        return self._catch_up()
-
-    def _catch_up(self) -> None:
-        for batch in self._log.after(self._ask(SegmentCache.tip)):
-            self._take_in(batch)
+        if compared:
+            for batch in self._log.since(self._ask(SegmentCache.tip).sequence):
+                self._take_in(batch)
 
     def _take_in(self, segments: Sequence[Segment]) -> None:
         self._ask(lambda cache: cache.absorb(segments))

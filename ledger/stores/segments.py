@@ -29,7 +29,7 @@ __all__ = [
     "Segment",
     "Tip",
     "digest_of",
-    "encode_segment",
+    "next_segment",
     "parse_segment",
     "segment_key",
     "sequence_of",
@@ -99,9 +99,8 @@ class Tip:
 
     def follow(self, segment: Segment, where: str) -> Tip:
         """The tip after ``segment``. Raises LedgerDamagedError if it is not what comes next."""
-        wrong = ""
         if segment.sequence != self.sequence + 1:
-            wrong = f"it calls itself number {segment.sequence}"
+            wrong = f"{segment_key(segment.sequence)} stands in its place"
         elif segment.previous != self.digest:
             before = segment_key(self.sequence) if self.sequence else "nothing"
             wrong = (
@@ -118,17 +117,19 @@ class Tip:
         raise LedgerDamagedError(where, f"{segment_key(self.sequence + 1)}: {wrong}", self.size)
 
 
-def encode_segment(tip: Tip, raws: Sequence[bytes]) -> bytes:
-    """The bytes of the segment that adds ``raws`` (at least one, canonical) after ``tip``."""
+def next_segment(tip: Tip, raws: Sequence[bytes]) -> Segment:
+    """The segment that adds ``raws`` (at least one, canonical) after ``tip``."""
+    root = tip.grown(raws).root()
     header = {
         "count": len(raws),
         "first": tip.size,
         "format": FORMAT,
         "previous": tip.digest,
-        "root": tip.grown(raws).root().hex(),
+        "root": root.hex(),
         "sequence": tip.sequence + 1,
     }
-    return b"\n".join([canonical_json(header), *raws, b""])
+    data = b"\n".join([canonical_json(header), *raws, b""])
+    return Segment(tip.sequence + 1, tip.size, tip.digest, root, tuple(raws), data)
 
 
 def parse_segment(sequence: int, data: bytes, where: str) -> Segment:
@@ -141,11 +142,13 @@ def parse_segment(sequence: int, data: bytes, where: str) -> Segment:
         header = _header(lines[0])
         if header["format"] > FORMAT:
             raise NewerSchemaError("a segment format", header["format"], FORMAT, None)
+        if header["sequence"] != sequence:
+            raise ValueError(f"it calls itself number {header['sequence']}")
         raws = tuple(lines[1:-1])
         if lines[-1] != b"" or len(raws) != header["count"] or not raws:
             raise ValueError(f"{len(raws)} whole events of {header['count']}")
         return Segment(
-            header["sequence"],
+            sequence,
             header["first"],
             header["previous"],
             bytes.fromhex(header["root"]),
