@@ -38,10 +38,12 @@ from ledger.transparency.merkle import EMPTY_ROOT
 
 __all__ = ["ObjectsEventStore"]
 
-#: A loser tries the next number at once, ahead of whoever just won; only then it waits, twice as long each
-#: time, so that of many writers most wait: a lost create costs as much as one that wins.
+#: The wait after a lost race, at most; doubled with each further one of the same append up to the longest.
 _RACE_WAIT_SECONDS: Final = 0.01
-_LONGEST_RACE_WAIT_SECONDS: Final = 1.0
+_LONGEST_RACE_WAIT_SECONDS: Final = 0.1
+#: For so many appends after a lost race a writer looks before each: it costs a read, saves creates that
+#: must lose, and lets others in, who would starve behind one that goes from success to success.
+_LOOKS_FIRST: Final = 16
 
 T = TypeVar("T")
 
@@ -67,8 +69,7 @@ class ObjectsEventStore:
         self._sleep, self._read_only = sleep, read_only
         self._caches = SegmentCaches(cache, objects.where, boot)
         self._compared = False
-        #: Whether the last append lost a race: then others write too, and looking first saves a create.
-        self._crowded = False
+        self._crowded = 0
         self._pid = os.getpid()
 
     @property
@@ -170,14 +171,14 @@ class ObjectsEventStore:
                 # Acknowledged, whatever becomes of the cache.
                 with suppress(LedgerUnavailableError):
                     self._take_in([segment])
-                self._crowded = lost > 0
+                self._crowded = max(0, self._crowded - 1)
                 return tip.size, None
             self._take_in([parse_segment(segment.sequence, there, self.where)])
+            wait = min(_RACE_WAIT_SECONDS * 2**lost, _LONGEST_RACE_WAIT_SECONDS)
             newest, lost = True, lost + 1
-            if lost % 2 == 0:
-                wait = min(_RACE_WAIT_SECONDS * 2 ** (lost // 2), _LONGEST_RACE_WAIT_SECONDS)
-                self._sleep(wait * spread(segment.data, lost))
-                self._refresh()
+            self._crowded = _LOOKS_FIRST
+            self._sleep(wait * spread(segment.data, lost))
+            self._refresh()
 
     # --- keeping up with the bucket ---
 

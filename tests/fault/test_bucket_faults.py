@@ -167,7 +167,7 @@ def test_killed_before_each_object_call_of_an_append(tmp_path: Path) -> None:
 
 # --- many -----------------------------------------------------------------------------------------
 
-WRITERS, APPENDS = 20, 6
+WRITERS, APPENDS = 20, 5
 
 
 def write(folder: Path, writer: int, streams: int) -> None:
@@ -197,7 +197,9 @@ def write(folder: Path, writer: int, streams: int) -> None:
 
 @pytest.mark.parametrize("streams", [1, WRITERS], ids=["one stream", "a stream each"])
 def test_twenty_writers_on_a_bad_line(streams: int, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    # Processes of their own, forked from one that has imported everything and opened nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     writers = [context.Process(target=write, args=(tmp_path, n, streams)) for n in range(WRITERS)]
     for writer in writers:
         writer.start()
