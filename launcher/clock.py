@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-__all__ = ["new_id", "new_run_id", "now", "parse_time", "sleep"]
+__all__ = ["deadline", "new_id", "new_run_id", "now", "parse_time", "sleep"]
 
 
 def now() -> str:
@@ -29,6 +30,12 @@ def new_run_id(moment: str) -> str:
 def new_id() -> str:
     """A random id (UUIDv4), for one person's one decision."""
     return str(uuid.uuid4())
+
+
+def deadline(seconds: float) -> Callable[[], bool]:
+    """A question that is answered with True once ``seconds`` are over, whatever is done to the clock."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
 
 
 def sleep(seconds: float) -> None:

@@ -3,28 +3,34 @@
 Rules:
 
 1. A document is written beside its place, fsynced and renamed: the old one or the new one, never torn.
-2. Two processes never leave the older of two states: the state is read again under a lock of the run.
+2. Two processes never leave the older of two states: the state is read again under a lock of the run, and
+   of the place where a user's own path is shared by runs. The newest promotion owns such a path.
 3. A downstream job may change ``status`` in relabel_tags.json itself; if all else is equal that is
    imported as an event (actor ``file``) before the file is written again.
+4. What we wrote ourselves is no such change: the run's lock notes the digest of it, so that a file that is
+   merely behind (its writer was killed, or another one is about to write) is not taken for a person's word.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from launcher.clock import new_id
 from launcher.errors import UnavailableError
+from launcher.facts import FactsOfRuns, measured_run, promoted_run
 from launcher.journal import Journal
+from launcher.storage.durable import sync_folder
 from launcher.target import locked
 from ledger import events as e
 from ledger.decider import RunState, TagState, fold
 from ledger.ids import run_stream
-from ledger.pointers import PointerState, fold_pointer
 from ledger.projections import render
 from ledger.projections.metadata import metadata_document
 from ledger.projections.promotion import promotion_document
@@ -33,6 +39,8 @@ from ledger.projections.storage_alert import storage_alert_text
 
 __all__ = ["Difference", "Documents", "write_atomically"]
 
+_TAGS: Final = "relabel_tags.json"
+_NOTE_BYTES: Final = 256
 _TAG_EVENTS: Final[dict[str, type[e.EventData]]] = {
     "pending": e.RelabelTagsReopened,
     "validated": e.RelabelTagsValidated,
@@ -59,6 +67,7 @@ def write_atomically(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
+            sync_folder(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as exc:
@@ -70,19 +79,38 @@ class Documents:
 
     def __init__(self, journal: Journal, locks: Path) -> None:
         self.journal, self.locks = journal, locks
+        self._promotions = FactsOfRuns(journal.store, "pointer/", promoted_run)
+        self._measurements = FactsOfRuns(journal.store, "storage", measured_run)
 
     def run_dir(self, request: e.RunRequested) -> Path:
         """The run's own folder, absolute."""
         return Path(request.project_root, request.output_root, request.run_id)
 
     def write(self, run_id: str) -> RunState:
-        """Bring every document of a run up to date; returns the state that they show."""
-        with locked(self.locks / f"{run_id}.documents.lock"):
-            state = self.import_tag_status(self.journal.run(run_id))
+        """Bring every document of a run up to date; returns the state that they show. Raises UnavailableError."""
+        with locked(self._lock(run_id)) as fd:
+            state = self._import_tag_status(self.journal.run(run_id), _noted(fd))
             for path, data in self.expected(state):
-                if not _same(path, data):
-                    write_atomically(path, data)
+                if path.name == _TAGS:
+                    _write_tags(fd, path, data)
+                elif _same(path, data):
+                    continue
+                elif state.request and path.is_relative_to(self.run_dir(state.request)):
+                    _write_own(path, data)
+                else:
+                    self._write_shared(state, path)
         return state
+
+    def _lock(self, run_id: str) -> Path:
+        return self.locks / f"{run_id}.documents.lock"
+
+    def _write_shared(self, state: RunState, path: Path) -> None:
+        """Write a document outside the run's folder, unless another run has come to own its place."""
+        place = hashlib.sha256(os.fsencode(path)).hexdigest()
+        with locked(self.locks / f"{place}.document.lock"):
+            data = dict(self.expected(state)).get(path)
+            if data is not None:
+                write_atomically(path, data)
 
     def expected(self, state: RunState) -> Iterator[tuple[Path, bytes]]:
         """(path, bytes) of each document that the ledger implies for a run, now."""
@@ -99,50 +127,45 @@ class Documents:
         request = state.request
         if request is None:
             return
-        metadata = self.run_dir(request) / "metadata"
+        run_dir = self.run_dir(request)
         root = self.journal.store.root_at(state.position + 1)
-        yield metadata.parent / "metadata.json", render(metadata_document(state, root))
+        yield run_dir / "metadata.json", render(metadata_document(state, root))
         tags = relabel_tags_document(state)
         if tags is not None:
-            yield metadata / "relabel_tags.json", render(tags)
-        if state.status != "succeeded":
-            return
-        promotion = self._promotion(request, position)
-        if promotion is not None:
-            record = request.promotion.record if request.promotion else None
-            place = self._place(request, record, metadata / "promotion.json")
-            yield place, render(promotion)
-        measured = self._measured(request.run_id, position)
-        if measured is not None:
-            alert = measured.data.alert_file
-            place = self._place(request, alert, metadata / "storage_alert.txt")
-            yield place, storage_alert_text(measured.data, measured.time)
+            yield run_dir / "metadata" / _TAGS, render(tags)
+        if state.status == "succeeded":
+            yield from self._promotion(request, position)
+            yield from self._measured(request, position)
 
-    def _promotion(self, request: e.RunRequested, position: int | None) -> dict[str, Any] | None:
+    def _promotion(
+        self, request: e.RunRequested, position: int | None
+    ) -> Iterator[tuple[Path, bytes]]:
         """The newest promotion of this run, whichever pointer it moved."""
-        found = [
-            document
-            for name in self.journal.pointer_names()
-            if (document := promotion_document(self._pointer(name, position), request.run_id))
-        ]
-        return max(found, key=lambda d: d["timestamp"], default=None)
+        found = self._promotions.newest(request.run_id, position)
+        if found is None:
+            return
+        mine, later = found
+        place, chosen = _record_place(request), self.run_dir(request) / "metadata/promotion.json"
+        if place is None or not any(
+            _record_place(self.journal.run(run_id).request) == place for run_id, _ in later
+        ):
+            yield place or chosen, render(promotion_document(mine.data))
 
-    def _pointer(self, name: str, position: int | None) -> PointerState:
-        if position is None:
-            return self.journal.pointer(name)
-        events = self.journal.store.read_stream(f"pointer/{name}")
-        return fold_pointer(f"pointer/{name}", (r for r in events if r.position <= position))
-
-    def _measured(self, run_id: str, position: int | None) -> e.Recorded[e.StorageMeasured] | None:
-        found = None
-        for record in self.journal.store.read_stream("storage"):
-            mine = isinstance(record.data, e.StorageMeasured) and record.data.run_id == run_id
-            if mine and (position is None or record.position <= position):
-                found = record
-        return found
-
-    def _place(self, request: e.RunRequested, chosen: str | None, default: Path) -> Path:
-        return Path(request.project_root, chosen) if chosen else default
+    def _measured(
+        self, request: e.RunRequested, position: int | None
+    ) -> Iterator[tuple[Path, bytes]]:
+        """The newest measurement that was made for this run."""
+        found = self._measurements.newest(request.run_id, position)
+        if found is None:
+            return
+        mine, later = found
+        place = _alert_place(request, mine.data)
+        chosen = self.run_dir(request) / "metadata/storage_alert.txt"
+        if place is None or not any(
+            r.data.alert_file and _alert_place(self.journal.run(run_id).request, r.data) == place
+            for run_id, r in later
+        ):
+            yield place or chosen, storage_alert_text(mine.data, mine.time)
 
     def check(self, state: RunState) -> list[Difference]:
         """Documents on disk that differ from the ledger; a tag status that a job changed is none."""
@@ -150,17 +173,27 @@ class Documents:
         for path, data in self.expected(state):
             if not path.exists():
                 differences.append(Difference(path, "missing"))
-            elif not _same(path, data) and _changed_status(path, data) is None:
+            elif not _same(path, data) and not self._edited(state.run_id, path, data):
                 differences.append(Difference(path, "differs"))
         return differences
 
-    def import_tag_status(self, state: RunState) -> RunState:
+    def _edited(self, run_id: str, path: Path, data: bytes) -> bool:
+        try:
+            fd = os.open(self._lock(run_id), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return _changed_status(path, data, ()) is not None
+        try:
+            return _changed_status(path, data, _noted(fd)) is not None
+        finally:
+            os.close(fd)
+
+    def _import_tag_status(self, state: RunState, ours: Collection[str]) -> RunState:
         """Record a status that a downstream job wrote into relabel_tags.json itself."""
         document = relabel_tags_document(state)
         if document is None or state.request is None or state.tags is None:
             return state
-        path = self.run_dir(state.request) / "metadata" / "relabel_tags.json"
-        status = _changed_status(path, render(document))
+        path = self.run_dir(state.request) / "metadata" / _TAGS
+        status = _changed_status(path, render(document), ours)
         if status is None:
             return state
         tags = state.tags
@@ -169,6 +202,18 @@ class Documents:
             lambda s: [_tag_event(status, tags)] if s.tags == tags else [],
             actor="file",
         )
+
+
+def _record_place(request: e.RunRequested | None) -> Path | None:
+    """Where a run's promotion record goes, if that is a path of the user's own."""
+    plan = request.promotion if request else None
+    return Path(request.project_root, plan.record) if request and plan and plan.record else None
+
+
+def _alert_place(request: e.RunRequested | None, measured: e.StorageMeasured) -> Path | None:
+    """As ``_record_place``, of the storage alert."""
+    alert = measured.alert_file
+    return Path(request.project_root, alert) if request and alert else None
 
 
 def _tag_event(status: str, tags: TagState) -> e.EventData:
@@ -182,22 +227,66 @@ def _tag_event(status: str, tags: TagState) -> e.EventData:
     return _TAG_EVENTS[status](**fields)
 
 
+# --- files --------------------------------------------------------------------------------------------
+
+
 def _same(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
+        return path.stat().st_size == len(data) and path.read_bytes() == data
     except OSError:
         return False
 
 
-def _changed_status(path: Path, expected: bytes) -> str | None:
-    """The status that stands in a tags document which is otherwise as expected, or None."""
-    if path.name != "relabel_tags.json":
+def _write_own(path: Path, data: bytes) -> None:
+    """Write into the run's own folder, whose lock is held: what a killed writer left there goes."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+    write_atomically(path, data)
+
+
+def _write_tags(fd: int, path: Path, data: bytes) -> None:
+    """Write relabel_tags.json and note that it is ours: the one before too, until the new one stands."""
+    new = _digest(data)
+    if not _same(path, data):
+        with contextlib.suppress(OSError):
+            _note(fd, [_digest(path.read_bytes()), new])
+        _write_own(path, data)
+    if _noted(fd) != [new]:
+        _note(fd, [new])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _noted(fd: int) -> list[str]:
+    """The digests that the run's lock notes; [] where it notes none."""
+    try:
+        noted = json.loads(os.pread(fd, _NOTE_BYTES, 0))["tags"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return noted if isinstance(noted, list) else []
+
+
+def _note(fd: int, digests: list[str]) -> None:
+    # One write over the one before, of one length, so that a kill leaves one of the two notes.
+    with contextlib.suppress(OSError):  # a full disk loses the note, not the document
+        os.pwrite(fd, json.dumps({"tags": digests}).encode().ljust(_NOTE_BYTES), 0)
+
+
+def _changed_status(path: Path, expected: bytes, ours: Collection[str]) -> str | None:
+    """The status that somebody else wrote into a tags document which is otherwise as expected, or None."""
+    if path.name != _TAGS:
         return None
     try:
-        found, wanted = json.loads(path.read_bytes()), json.loads(expected)
-    except (OSError, ValueError):
+        raw = path.read_bytes()
+        found, wanted = json.loads(raw), json.loads(expected)
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or found.get("status") not in _TAG_EVENTS:
+    if not isinstance(found, dict) or _digest(raw) in ours:
         return None
-    changed = found["status"] != wanted["status"]
-    return found["status"] if changed and {**found, "status": wanted["status"]} == wanted else None
+    status = found.get("status")
+    if not isinstance(status, str) or status not in _TAG_EVENTS or status == wanted["status"]:
+        return None
+    return status if {**found, "status": wanted["status"]} == wanted else None

@@ -2,10 +2,14 @@
 
 A result with exit code 0 and no ``closed_by`` is a success and nothing else is: a trainer that caught
 SIGTERM at a timeout, saved half a student and exited 0 has a result that says ``closed_by`` timeout.
+
+A fact is at most 64 KiB, while a trainer may leave a thousand checkpoints and as many metrics: what does
+not fit is left out and counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, get_args
 
 from launcher.executors.port import StageResult
@@ -13,6 +17,11 @@ from ledger import events as e
 from ledger.decider import StageState
 
 __all__ = ["result_events"]
+
+#: The part of an event that each of these may fill.
+_METRICS_LIMIT_BYTES: Final = 24 * 1024
+_NAMES_LIMIT_BYTES: Final = 12 * 1024
+_MESSAGE_LIMIT_BYTES: Final = 4 * 1024
 
 _MESSAGES: Final[dict[str, str]] = {
     "timeout": "it ran past its time limit and was stopped",
@@ -29,13 +38,16 @@ def result_events(
     """Everything that a result says, in the order in which it is to be appended as one batch.
 
     ``log`` is the attempt's log, project-relative. An attempt that was never recorded as submitted (the
-    launcher died in between) gets that fact first.
+    launcher died in between) gets that fact first, and that it started if it did.
     """
     name, attempt = stage.plan.name, stage.attempt
     facts: list[e.EventData] = []
     if stage.status == "intended":
         handle = result.handle or e.Handle()
         facts.append(e.StageSubmitted(stage=name, attempt=attempt, handle=handle, log=log))
+        if result.handle is not None:
+            node = handle.machine_id or "unknown"
+            facts.append(e.StageStarted(stage=name, attempt=attempt, node=node))
     seconds = e.StageSeconds(running=result.running_seconds, collecting=result.collecting_seconds)
     if result.closed_by is not None or result.exit_code != 0 or result.manifest_digest is None:
         return [*facts, _failure(stage, result, seconds)]
@@ -66,7 +78,7 @@ def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) ->
         attempt=stage.attempt,
         exit_code=result.exit_code if closed is None else None,
         cause=cause,
-        message=message,
+        message=_shortened(message),
         log_digest=result.log_digest,
         seconds=seconds,
     )
@@ -76,6 +88,7 @@ def _outputs(request: e.RunRequested, stage: StageState, result: StageResult) ->
     name, attempt = stage.plan.name, stage.attempt
     facts: list[e.EventData] = []
     run_dir = f"{request.output_root}/{request.run_id}"
+    also = _fitting([f"{run_dir}/{path}" for path in reversed(result.also_matched)])
     for saved in result.checkpoints:
         facts.append(
             e.CheckpointRecorded(
@@ -86,19 +99,14 @@ def _outputs(request: e.RunRequested, stage: StageState, result: StageResult) ->
                 stage=name,
                 attempt=attempt,
                 student=saved.student,
-                also_matched=tuple(f"{run_dir}/{p}" for p in result.also_matched)
-                if saved.student
-                else (),
+                also_matched=also if saved.student else (),
             )
         )
     if result.metrics or result.metrics_ignored:
+        kept = _kept_metrics(result)
+        ignored = [*result.metrics_ignored, *sorted(result.metrics.keys() - kept.keys())]
         facts.append(
-            e.MetricsRecorded(
-                stage=name,
-                attempt=attempt,
-                metrics=dict(result.metrics),
-                ignored=tuple(result.metrics_ignored),
-            )
+            e.MetricsRecorded(stage=name, attempt=attempt, metrics=kept, ignored=_fitting(ignored))
         )
     if name == "relabel":
         tags = result.tag_file
@@ -110,3 +118,40 @@ def _outputs(request: e.RunRequested, stage: StageState, result: StageResult) ->
             )
         )
     return facts
+
+
+def _kept_metrics(result: StageResult) -> dict[str, float]:
+    """The metrics that fit into one event, shorter names first: those are the ones that gates name."""
+    kept: dict[str, float] = {}
+    room = _METRICS_LIMIT_BYTES
+    for name in sorted(result.metrics, key=lambda n: (len(n), n)):
+        room -= _size(name) + 32
+        if room < 0:
+            break
+        kept[name] = result.metrics[name]
+    return kept
+
+
+def _fitting(names: Sequence[str]) -> tuple[str, ...]:
+    """``names`` as far as they fit into one event; the last one says how many more there were."""
+    kept: list[str] = []
+    room = _NAMES_LIMIT_BYTES
+    for name in names:
+        room -= _size(name) + 3
+        if room < 0:
+            return (*kept, f"… and {len(names) - len(kept)} more")
+        kept.append(name)
+    return tuple(kept)
+
+
+def _shortened(message: str) -> str:
+    """A message that fits into an event, its end cut off if need be."""
+    data = message.encode()
+    if len(data) <= _MESSAGE_LIMIT_BYTES:
+        return message
+    return data[:_MESSAGE_LIMIT_BYTES].decode("utf-8", "ignore") + "…"
+
+
+def _size(text: str) -> int:
+    """Bytes in an event, at most: a character that JSON escapes takes up to six."""
+    return sum(6 if ord(c) < 32 or c in '"\\' else len(c.encode()) for c in text)

@@ -9,101 +9,112 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import __version__
 from launcher.config import Config
 from launcher.errors import ConflictError, UsageError
+from launcher.flags import Flags, check, check_names
 from launcher.pipeline import plan_stages
-from launcher.project import pointer_name, provenance, relative_to_project
-from launcher.refs import resolve_input
+from launcher.places import (
+    check_folder,
+    check_place,
+    is_as_made,
+    make_folders,
+    make_ready,
+    own_paths,
+)
+from launcher.project import is_file_target, pointer_name, provenance, relative_to_project
+from launcher.refs import check_input, resolve_input
 from launcher.storage.blobs import digest_bytes, digest_file
 from launcher.storage.port import BlobInfo, ObjectStore
 from launcher.tokens import substitute
 from launcher.workspace import Workspace
-from ledger.errors import InvalidNameError
 from ledger.events import ConfigRef, InputRef, PromotionPlan, RunRequested
-from ledger.ids import check_label, check_run_id
 
-__all__ = ["Flags", "own_paths", "request_run"]
+__all__ = ["Flags", "check", "check_names", "make_folders", "own_paths", "preflight", "request_run"]
 
 _MAX_INPUTS = 100
-_FOLDERS = ("logs", "checkpoints", "artifacts", "metadata")
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
-    """What ``submit`` was given on the command line; None where a flag was not given."""
+class _Asked:
+    """What was asked for, every path and glob looked at, nothing digested yet."""
 
-    run_id: str
-    teacher_checkpoint: str | None = None
-    teacher_scorecard: str | None = None
-    promotion_target: str | None = None
-    promotion_record: str | None = None
-    storage_alert_file: str | None = None
-    output_root: str | None = None
-    relabel_tag_file: str | None = None
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    note: str | None = None
+    output_root: Path
+    run_dir: Path
+    teachers: Mapping[str, str]
+    tag_file: str | None
+    inputs: tuple[tuple[Path, str, bool], ...]
+    promotion: PromotionPlan | None
 
 
-def own_paths(run_id: str, run_dir: Path) -> dict[str, str]:
-    """Our own names that are known before a run starts, absolute."""
-    return {
-        "RUN_ID": run_id,
-        "RUN_DIR": str(run_dir),
-        "LOG_DIR": str(run_dir / "logs"),
-        "CHECKPOINT_DIR": str(run_dir / "checkpoints"),
-        "ARTIFACT_DIR": str(run_dir / "artifacts"),
-        "METADATA_DIR": str(run_dir / "metadata"),
-    }
+def preflight(ws: Workspace, config: Config, flags: Flags) -> _Asked:
+    """Look, without a change, at everything that can be wrong: missing inputs, an id that exists, places that
+    cannot be written. A reading workspace is enough.
 
+    Raises UsageError, ConflictError (the run exists), IntegrityError (a ref's bytes are gone).
+    """
+    output_root = ws.root / flags.output_root if flags.output_root else ws.home
+    run_dir = output_root / flags.run_id
+    for what, folder in (("the home", ws.home), ("--output-root", output_root)):
+        check_folder(what, folder)
+    _refuse_existing(ws, flags.run_id, run_dir)
+    own: dict[str, str | None] = {**own_paths(flags.run_id, run_dir)}
 
-def check(flags: Flags, config: Config) -> None:
-    """Refuse bad names, and a secret's value where it would be kept, before any I/O. Raises UsageError."""
-    try:
-        check_run_id(flags.run_id)
-        for name, value in flags.labels.items():
-            check_label(name)
-            check_label(value)
-    except InvalidNameError as exc:
-        raise UsageError(str(exc)) from exc
-    kept = [flags.note or "", *flags.labels.values(), flags.promotion_target or ""]
-    for name in config.secret_names:
-        value = config.variables.get(name, "")
-        if len(value) >= 8 and any(value in text for text in kept):
-            raise UsageError(f"a note, label or target contains the value of {name}")
+    def expand(value: str | None) -> str | None:
+        return substitute(value, own) if value else None
+
+    teachers: dict[str, str] = {}
+    for label in ("teacher_checkpoint", "teacher_scorecard"):
+        ref = getattr(flags, label) or expand(getattr(config, label))
+        if not ref:
+            flag = "--" + label.replace("_", "-")
+            raise UsageError(
+                f"no {label.replace('_', ' ')} is given", f"{flag} or {label.upper()}="
+            )
+        check_input(ref, ws.root, label, ws.journal, ws.store)
+        teachers[label] = ref
+        own[label.upper()] = str(ws.root / ref)
+    tag_file = expand(flags.relabel_tag_file or config.relabel_tag_file)
+    own["RELABEL_TAG_FILE"] = str(ws.root / tag_file) if tag_file else None
+    check_place(ws, "the relabel tag file", tag_file)
+    return _Asked(
+        output_root,
+        run_dir,
+        teachers,
+        tag_file,
+        tuple(_globbed(ws, config, own)),
+        _promotion(ws, flags, own),
+    )
 
 
 def request_run(
     ws: Workspace, config: Config, flags: Flags, *, dry_run: bool = False
 ) -> RunRequested:
-    """The fact that a run is wanted, complete but not yet appended. A dry run stores nothing.
+    """The fact that a run is wanted, complete but not yet appended; its folders and inputs are in place.
 
-    Raises UsageError (bad names, missing inputs), ConflictError (the run exists).
+    A dry run makes and stores nothing. Raises as ``preflight`` does.
     """
-    run_id = flags.run_id
-    output_root = ws.root / flags.output_root if flags.output_root else ws.home
-    run_dir = output_root / run_id
-    _refuse_existing(ws, run_id, run_dir)
-    own = own_paths(run_id, run_dir)
-
-    def expand(value: str | None) -> str | None:
-        return substitute(value, own) if value else None
-
+    asked = preflight(ws, config, flags)
     store = _Hashing(ws.store) if dry_run else ws.store
     stored = store.ingest_bytes(config.stored_bytes())
-    stages = plan_stages(config.commands, config.timeouts, config.retries, stored.digest)
-    tag_file = expand(flags.relabel_tag_file or config.relabel_tag_file)
+
+    def given(label: str) -> InputRef:
+        ref = asked.teachers[label]
+        return resolve_input(ref, ws.root, asked.run_dir / "inputs", label, ws.journal, store)
+
+    if not dry_run:
+        make_ready(asked.run_dir)
     return RunRequested(
-        run_id=run_id,
+        run_id=flags.run_id,
         project=ws.settings.project,
         project_root=str(ws.root),
-        output_root=relative_to_project(output_root, ws.root),
+        output_root=relative_to_project(asked.output_root, ws.root),
         config=ConfigRef(
             path=relative_to_project(Path(config.path), ws.root),
             digest=stored.digest,
@@ -112,24 +123,12 @@ def request_run(
                 for name, value in flags.overrides.items()
             },
         ),
-        stages=stages,
-        teacher_checkpoint=_required(
-            ws,
-            store,
-            run_dir,
-            "teacher_checkpoint",
-            flags.teacher_checkpoint or expand(config.teacher_checkpoint),
-        ),
-        teacher_scorecard=_required(
-            ws,
-            store,
-            run_dir,
-            "teacher_scorecard",
-            flags.teacher_scorecard or expand(config.teacher_scorecard),
-        ),
-        inputs=_globbed(ws, store, config),
-        relabel_tag_file=relative_to_project(ws.root / tag_file, ws.root) if tag_file else None,
-        promotion=_promotion(ws, config, flags),
+        stages=plan_stages(config.commands, config.timeouts, config.retries, stored.digest),
+        teacher_checkpoint=given("teacher_checkpoint"),
+        teacher_scorecard=given("teacher_scorecard"),
+        inputs=tuple(_input(ws, store, *one) for one in asked.inputs),
+        relabel_tag_file=_relative(ws, asked.tag_file),
+        promotion=asked.promotion,
         labels=dict(flags.labels),
         note=flags.note,
         infrastructure_retries=config.infrastructure_retries,
@@ -137,56 +136,44 @@ def request_run(
     )
 
 
-def make_folders(run_dir: Path) -> None:
-    """The four folders that every run has."""
-    for name in _FOLDERS:
-        (run_dir / name).mkdir(parents=True, exist_ok=True)
-
-
 def _refuse_existing(ws: Workspace, run_id: str, run_dir: Path) -> None:
     if ws.journal.run(run_id).request is not None:
         raise ConflictError(
             f"run {run_id} exists", f"launcher resume {run_id}, or submit with another --run-id"
         )
-    if run_dir.exists() and any(run_dir.iterdir()):
+    if run_dir.is_symlink() or (run_dir.exists() and not run_dir.is_dir()):
+        raise ConflictError(f"{run_dir} is no folder", "choose another --run-id")
+    if run_dir.is_dir() and not is_as_made(run_dir):
         raise ConflictError(
             f"{run_dir} is not empty and no run of this ledger made it", "choose another --run-id"
         )
 
 
-def _required(
-    ws: Workspace, store: ObjectStore, run_dir: Path, label: str, ref: str | None
-) -> InputRef:
-    if not ref:
-        flag = "--" + label.replace("_", "-")
-        raise UsageError(f"no {label.replace('_', ' ')} is given", f"{flag} or {label.upper()}=")
-    return resolve_input(ref, ws.root, run_dir / "inputs", label, ws.journal, store)
-
-
-def _globbed(ws: Workspace, store: ObjectStore, config: Config) -> tuple[InputRef, ...]:
-    found: list[InputRef] = []
-    for patterns, stored in ((config.inputs, True), (config.inputs_private, False)):
-        for pattern in patterns:
-            paths = sorted(p for p in _glob(ws.root, pattern) if p.is_file())
+def _globbed(
+    ws: Workspace, config: Config, own: Mapping[str, str | None]
+) -> Iterator[tuple[Path, str, bool]]:
+    """(path, the glob that named it, whether it is stored). A file that both keys name is private."""
+    found: dict[Path, tuple[str, bool]] = {}
+    keys = ("INPUTS_PRIVATE", config.inputs_private, False), ("INPUTS", config.inputs, True)
+    for key, patterns, stored in keys:
+        for written in patterns:
+            pattern = substitute(written, own)
+            names = glob.glob(pattern, root_dir=ws.root, recursive=True)
+            paths = sorted(p for name in names if (p := ws.root / name).is_file())
             if not paths:
-                raise UsageError(f"{config.path}: no file matches the input {pattern!r}")
-            found += [_input(ws, store, path, pattern, stored=stored) for path in paths]
+                raise UsageError(f"{config.at(key)}: no file matches {written!r} of {key}")
+            for path in paths:
+                found.setdefault(Path(os.path.normpath(path)), (written, stored))
     if len(found) > _MAX_INPUTS:
         raise UsageError(
             f"{config.path}: INPUTS names {len(found)} files, at most {_MAX_INPUTS} are kept",
             "pack them into an archive",
         )
-    return tuple(found)
+    for path, (written, stored) in sorted(found.items(), key=lambda item: not item[1][1]):
+        yield path, written, stored
 
 
-def _glob(root: Path, pattern: str) -> list[Path]:
-    if Path(pattern).is_absolute():
-        anchor = Path(Path(pattern).anchor)
-        return list(anchor.glob(str(Path(pattern).relative_to(anchor))))
-    return list(root.glob(pattern))
-
-
-def _input(ws: Workspace, store: ObjectStore, path: Path, ref: str, *, stored: bool) -> InputRef:
+def _input(ws: Workspace, store: ObjectStore, path: Path, ref: str, stored: bool) -> InputRef:
     blob = store.ingest(path) if stored else digest_file(path)
     return InputRef(
         ref=ref,
@@ -195,6 +182,33 @@ def _input(ws: Workspace, store: ObjectStore, path: Path, ref: str, *, stored: b
         size_bytes=blob.size_bytes,
         stored=stored,
     )
+
+
+def _promotion(ws: Workspace, flags: Flags, own: Mapping[str, str | None]) -> PromotionPlan | None:
+    record, alert = (
+        substitute(path, own) if path else None
+        for path in (flags.promotion_record, flags.storage_alert_file)
+    )
+    if flags.promotion_target is None:
+        for flag, value in (("--promotion-record", record), ("--storage-alert-file", alert)):
+            if value is not None:
+                raise UsageError(f"{flag} needs --promotion-target")
+        return None
+    target = pointer_name(flags.promotion_target, ws.root)
+    if is_file_target(target):
+        check_place(ws, "the promotion target", target)
+    check_place(ws, "the promotion record", record)
+    check_place(ws, "the storage alert file", alert)
+    places = [target, *(p for p in (_relative(ws, record), _relative(ws, alert)) if p)]
+    if len(set(places)) != len(places):
+        raise UsageError("target, promotion record and storage alert file are not all different")
+    return PromotionPlan(
+        target=target, record=_relative(ws, record), alert_file=_relative(ws, alert)
+    )
+
+
+def _relative(ws: Workspace, path: str | None) -> str | None:
+    return relative_to_project(ws.root / path, ws.root) if path else None
 
 
 class _Hashing:
@@ -211,28 +225,3 @@ class _Hashing:
 
     def ingest_bytes(self, data: bytes) -> BlobInfo:
         return digest_bytes(data)
-
-
-def _promotion(ws: Workspace, config: Config, flags: Flags) -> PromotionPlan | None:
-    if flags.promotion_target is None:
-        for flag, value in (
-            ("--promotion-record", flags.promotion_record),
-            ("--storage-alert-file", flags.storage_alert_file),
-        ):
-            if value is not None:
-                raise UsageError(f"{flag} needs --promotion-target")
-        return None
-    if config.promotion_gate:
-        raise UsageError(
-            f"{config.path}: PROMOTION_GATE is not supported by this version ({__version__})",
-            "take it out, or promote by hand with launcher promote",
-        )
-    return PromotionPlan(
-        target=pointer_name(flags.promotion_target, ws.root),
-        record=_relative(ws, flags.promotion_record),
-        alert_file=_relative(ws, flags.storage_alert_file),
-    )
-
-
-def _relative(ws: Workspace, path: str | None) -> str | None:
-    return relative_to_project(ws.root / path, ws.root) if path else None

@@ -4,15 +4,16 @@ Rules:
 
 1. An intent is in the ledger before its effect. Whatever dies in between is found again by looking.
 2. A stage's end is what its create-only result says, never what this process believes.
-3. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
-4. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
+3. A fact is appended only to the very state that it was decided on. Has the ledger moved on since (a
+   second launcher, a job that checked the tags, this process stopped for an hour), nothing is said and
+   the run is looked at again.
+4. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
+5. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
    supervisor finishes by itself.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,21 +21,23 @@ from typing import Protocol
 from launcher import reconcile as r
 from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UsageError
-from launcher.executors.port import Executor, Observation, Running, StageResult, StageSpec
+from launcher.executors.port import Executor, Observation, Running, StageResult
+from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
-from launcher.pipeline import LOG_NUMBER, log_name
 from launcher.project import relative_to_project
 from launcher.promotion import Moved, RaceLostError
-from launcher.request import make_folders, own_paths
-from launcher.tokens import stage_environment, substitute
+from launcher.request import make_folders
+from launcher.surroundings import log_path, run_dir, stage_spec
 from launcher.usage import measure
 from launcher.workspace import Workspace
 from ledger import events as e
-from ledger.decider import RunState, StageState, conclude
+from ledger.decider import RunState, StageState, conclude, may_retry
 
 __all__ = ["Progress", "RunOutcome", "Runner", "exit_code_of"]
 
 _WAIT_SECONDS = 1.0
+_BEGUN = ("submitted", "running")
+_SETTLED = ("succeeded", "failed", "skipped", "reused")
 
 
 class Progress(Protocol):
@@ -66,52 +69,87 @@ def exit_code_of(state: RunState) -> int:
 
 
 class Runner:
-    """Runs of one workspace. ``variables`` are the config's own, secrets included, for the stages only."""
+    """Runs of one workspace. ``config``'s variables, secrets included, are for the stages only."""
 
     def __init__(
         self, ws: Workspace, executor: Executor, config: Config, progress: Progress
     ) -> None:
         self.ws, self.executor, self.config, self.progress = ws, executor, config, progress
         self.force = False
+        self._interrupts = Interrupts()
 
     def run(self, run_id: str) -> RunOutcome:
         """Drive an open run to its end, then finish its promotion. Safe to call again and from anywhere.
 
         Raises ConflictError (another machine has it), KeyboardInterrupt (the second one).
         """
-        state = self.ws.journal.run(run_id)
-        if state.request is None:
-            raise UsageError(f"run {run_id} was never requested")
-        make_folders(self._run_dir(state))
-        state = self.ws.documents.write(run_id)
-        while state.status == "open":
+        with self._interrupts:
+            state = self.ws.journal.run(run_id)
+            if state.request is None:
+                raise UsageError(f"run {run_id} was never requested")
             try:
-                state = self._step(state)
-            except KeyboardInterrupt:
-                self.progress.note("stopping; a second Ctrl-C leaves at once")
-                state = self.cancel(run_id, "interrupted")
+                if state.status == "open":
+                    self.executor.prepare()
+                    make_folders(run_dir(self.ws, state))
+                state = self.ws.documents.write(run_id)
+                while state.status == "open":
+                    if self._interrupts.asked:
+                        self.progress.note("stopping; a second Ctrl-C leaves at once")
+                        state = self.cancel(run_id, "interrupted")
+                    else:
+                        state = self._advance(state)
+            finally:
+                self.executor.close()
+            if self._interrupts.asked and state.status == "succeeded":
+                raise KeyboardInterrupt  # it came too late for the run, but not for its promotion
         return self._finish(state)
 
     def cancel(self, run_id: str, reason: str) -> RunState:
-        """Ask the current attempt to stop, wait for it, and record the end. Idempotent."""
+        """Ask the current attempt to stop, wait for it, and record the run's end. Idempotent.
+
+        A run that ended meanwhile, or whose stage had failed for good, stays what it is.
+        """
         state = self.ws.journal.run(run_id)
-        current = r.needs_observation(state)
-        if current is not None:
-            self.executor.stop(
-                run_id,
-                current.plan.name,
-                current.attempt,
-                closed_by="cancelled",
-                grace_seconds=self.ws.settings.grace_seconds,
-            )
-            state = self._step(state)
-        elif state.status == "open":
-            at = state.current()
-            end = e.RunCancelled(stage=at.plan.name if at else None, reason=reason)
-            state = self._record(run_id, end)
+        while state.status == "open":
+            active = r.needs_observation(state)
+            if active is not None:
+                self.executor.stop(
+                    run_id,
+                    active.plan.name,
+                    active.attempt,
+                    closed_by="cancelled",
+                    reason=reason,
+                    grace_seconds=self.ws.settings.grace_seconds,
+                )
+                state = self._advance(state)
+            else:
+                state = self._record(state, self._cancelled(state, reason))
         return state
 
+    def _cancelled(self, state: RunState, reason: str) -> e.EventData:
+        at = state.current()
+        if at is not None and at.status == "failed" and state.request is not None:
+            failed = at.failures[-1].cause != "cancelled"
+            if failed and not may_retry(at, state.request.infrastructure_retries):
+                return conclude(state)
+        return e.RunCancelled(stage=at.plan.name if at else None, reason=reason)
+
     # --- one step ---
+
+    def _advance(self, state: RunState) -> RunState:
+        """One step, and what it changed on the screen, whoever changed it."""
+        after = self._step(state)
+        for name, stage in after.stages.items():
+            before = state.stages[name]
+            if (before.attempt, before.status) == (stage.attempt, stage.status):
+                continue
+            log = log_path(self.ws, after, name, max(stage.attempt, 1))
+            told = before.attempt == stage.attempt and before.status in _BEGUN
+            if stage.status in _SETTLED:
+                self.progress.stage_ended(after, stage, log)
+            elif stage.status in _BEGUN and not told:
+                self.progress.stage_began(after, stage, log)
+        return after
 
     def _step(self, state: RunState) -> RunState:
         watched = r.needs_observation(state)
@@ -124,14 +162,13 @@ class Runner:
         run_id = state.run_id
         match action:
             case r.Skip(stage=stage, reason=reason):
-                return self._ended(
-                    self._record(run_id, e.StageSkipped(stage=stage, reason=reason)), stage
-                )
+                return self._record(state, e.StageSkipped(stage=stage, reason=reason))
             case r.Intend(stage=stage, attempt=attempt):
                 return self._intend(state, stage, attempt)
             case r.Start(stage=stage, attempt=attempt):
-                handle = self.executor.start(self._spec(state, stage, attempt))
-                return self._submitted(state, stage, attempt, handle)
+                make_folders(run_dir(self.ws, state))  # an earlier stage may have removed one
+                spec = stage_spec(self.ws, self.config, state, stage, attempt)
+                return self._submitted(state, stage, attempt, self.executor.start(spec))
             case r.Adopt(stage=stage, attempt=attempt, handle=handle):
                 return self._submitted(state, stage, attempt, handle)
             case r.Wait(stage=stage, attempt=attempt):
@@ -140,148 +177,82 @@ class Runner:
                 return self._result(state, stage, attempt, result)
             case r.CloseLost(stage=stage, attempt=attempt, reason=reason):
                 self.executor.close_lost(run_id, stage, attempt, reason)
-                return self.ws.journal.run(run_id)
             case r.EndOrphan(stage=stage, attempt=attempt):
-                self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
-                self.executor.stop(
-                    run_id,
-                    stage,
-                    attempt,
-                    closed_by="lost",
-                    grace_seconds=self.ws.settings.grace_seconds,
-                )
-                return self.ws.journal.run(run_id)
+                self._end_orphan(run_id, stage, attempt)
             case r.Refuse(stage=stage, attempt=attempt, machine=machine):
-                return self._elsewhere(state, stage, attempt, machine)
+                self._elsewhere(run_id, stage, attempt, machine)
             case r.Conclude():
-                return self._record(run_id, conclude(state))
+                return self._record(state, conclude(state))
+        return self.ws.journal.run(run_id)
 
     def _intend(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
         plan = state.stages[stage].plan
         intended = e.StageIntended(
             stage=stage, attempt=attempt, executor="local", spec_digest=plan.spec_digest
         )
-        return self._record(state.run_id, intended)
+        return self._record(state, intended)
 
     def _submitted(
         self, state: RunState, stage: e.StageName, attempt: int, handle: e.Handle
     ) -> RunState:
-        log = relative_to_project(self._log(state, stage, attempt), self.ws.root)
         moved = self._record(
-            state.run_id,
-            e.StageSubmitted(stage=stage, attempt=attempt, handle=handle, log=log),
+            state,
+            e.StageSubmitted(
+                stage=stage, attempt=attempt, handle=handle, log=self._log(state, stage, attempt)
+            ),
             e.StageStarted(stage=stage, attempt=attempt, node=handle.machine_id or "unknown"),
         )
-        self.progress.stage_began(moved, moved.stages[stage], self._log(state, stage, attempt))
+        if any(s.status == "pending" and s.plan.command for s in moved.stages.values()):
+            self.executor.prepare()
         return moved
 
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
-        seen = self.executor.wait(state.run_id, stage, attempt, timeout_seconds=_WAIT_SECONDS)
+        seen = self._interrupts.wait(
+            lambda: self.executor.wait(state.run_id, stage, attempt, timeout_seconds=_WAIT_SECONDS)
+        )
         if isinstance(seen, Running):
-            log = self._log(state, stage, attempt)
+            log = log_path(self.ws, state, stage, attempt)
             self.progress.stage_waits(state, state.stages[stage], log)
         return self.ws.journal.run(state.run_id)
 
     def _result(
         self, state: RunState, stage: e.StageName, attempt: int, result: StageResult
     ) -> RunState:
-        log = relative_to_project(self._log(state, stage, attempt), self.ws.root)
         assert state.request is not None
-        events = result_events(state.request, state.stages[stage], result, log)
-        moved = self._record(state.run_id, *events)
-        return self._ended(moved, stage)
+        log = self._log(state, stage, attempt)
+        return self._record(state, *result_events(state.request, state.stages[stage], result, log))
 
-    def _elsewhere(
-        self, state: RunState, stage: e.StageName, attempt: int, machine: str
-    ) -> RunState:
+    def _end_orphan(self, run_id: str, stage: e.StageName, attempt: int) -> None:
+        self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
+        self.executor.stop(
+            run_id,
+            stage,
+            attempt,
+            closed_by="lost",
+            reason="its supervisor ended while the command ran on; the command was ended",
+            grace_seconds=self.ws.settings.grace_seconds,
+        )
+
+    def _elsewhere(self, run_id: str, stage: e.StageName, attempt: int, machine: str) -> None:
         if not self.force:
             raise ConflictError(
-                f"{stage} attempt {attempt} of {state.run_id} was started on machine {machine}",
+                f"{stage} attempt {attempt} of {run_id} was started on machine {machine}",
                 "resume it there, or --force once you know that it is gone",
             )
         reason = f"given up on machine {machine} by force"
-        self.executor.close_lost(state.run_id, stage, attempt, reason)
-        return self.ws.journal.run(state.run_id)
+        self.executor.close_lost(run_id, stage, attempt, reason)
 
-    def _ended(self, state: RunState, stage: e.StageName) -> RunState:
-        settled = state.stages[stage]
-        log = self._log(state, stage, max(settled.attempt, 1))
-        self.progress.stage_ended(state, settled, log)
-        return state
+    def _record(self, state: RunState, *events: e.EventData) -> RunState:
+        """Append what was decided on ``state``; nothing where that is not the newest state any more."""
 
-    def _record(self, run_id: str, *events: e.EventData) -> RunState:
-        def propose(state: RunState) -> tuple[e.EventData, ...]:
-            return events if state.status == "open" else ()
+        def propose(newest: RunState) -> tuple[e.EventData, ...]:
+            return events if newest.version == state.version else ()
 
-        state = self.ws.journal.record_run(run_id, propose)
-        self.ws.documents.write(run_id)
-        return state
+        self.ws.journal.record_run(state.run_id, propose)
+        return self.ws.documents.write(state.run_id)
 
-    # --- a stage's surroundings ---
-
-    def _run_dir(self, state: RunState) -> Path:
-        assert state.request is not None
-        return self.ws.documents.run_dir(state.request)
-
-    def _log(self, state: RunState, stage: e.StageName, attempt: int) -> Path:
-        return self._run_dir(state) / "logs" / log_name(stage, attempt)
-
-    def _spec(self, state: RunState, stage: e.StageName, attempt: int) -> StageSpec:
-        request, plan = state.request, state.stages[stage].plan
-        assert request is not None
-        root, run_dir = Path(request.project_root), self._run_dir(state)
-        own = self._own(state, stage, attempt)
-        tag_file = root / request.relabel_tag_file if request.relabel_tag_file else None
-        done = [s.manifest_digest for s in state.stages.values() if s.manifest_digest]
-        return StageSpec(
-            run_id=state.run_id,
-            stage=stage,
-            attempt=attempt,
-            index=LOG_NUMBER[stage],
-            command=substitute(plan.command or "", own),
-            cwd=str(root),
-            environment=stage_environment(os.environ, self.config.variables, own),
-            run_dir=str(run_dir),
-            log_path=str(self._log(state, stage, attempt)),
-            store=self.ws.store.where,
-            home=str(self.ws.home),
-            previous_manifests=tuple(done),
-            collect_exclude=self.config.collect_exclude,
-            student_glob=self.config.student_glob,
-            tag_file=str(tag_file) if tag_file and stage == "relabel" else None,
-            timeout_seconds=plan.timeout_seconds,
-            grace_seconds=self.ws.settings.grace_seconds,
-            spec_digest=plan.spec_digest,
-        )
-
-    def _own(self, state: RunState, stage: e.StageName, attempt: int) -> Mapping[str, str | None]:
-        request = state.request
-        assert request is not None
-        root, run_dir = Path(request.project_root), self._run_dir(state)
-        student = state.student
-
-        def place(given: e.InputRef | None) -> str | None:
-            return str(self._fetched(given, root)) if given else None
-
-        return {
-            **own_paths(state.run_id, run_dir),
-            "STAGE": stage,
-            "ATTEMPT": str(attempt),
-            "TEACHER_CHECKPOINT": place(request.teacher_checkpoint),
-            "TEACHER_SCORECARD": place(request.teacher_scorecard),
-            "RELABEL_TAG_FILE": str(root / request.relabel_tag_file)
-            if request.relabel_tag_file
-            else None,
-            "STUDENT_CHECKPOINT": str(root / student.path) if student else None,
-            "RESUME_CHECKPOINT": None,
-        }
-
-    def _fetched(self, given: e.InputRef, root: Path) -> Path:
-        """Where an input lies. One that was named by run, pointer or digest is brought from the store."""
-        path = root / given.path
-        if given.ref.startswith(("run:", "pointer:", "sha256:")) and not path.exists():
-            self.ws.store.fetch_blob(given.digest, path)
-        return path
+    def _log(self, state: RunState, stage: e.StageName, attempt: int) -> str:
+        return relative_to_project(log_path(self.ws, state, stage, attempt), self.ws.root)
 
     # --- the end ---
 

@@ -16,10 +16,13 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from launcher.errors import UsageError
 
-__all__ = ["Settings"]
+__all__ = ["DEFAULT_HOME", "Settings"]
+
+DEFAULT_HOME: Final = "runs/self_distill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,13 @@ class Settings:
         cls, env: Mapping[str, str], root: Path, overrides: Mapping[str, str]
     ) -> Settings:
         """The settings of a command called in ``root``. Raises UsageError for a value that cannot be."""
+        home = overrides.get("home") or env.get("LAUNCHER_HOME") or DEFAULT_HOME
         store = overrides.get("store") or env.get("LAUNCHER_STORE") or None
-        if store is not None and "://" in store:
-            raise UsageError(f"LAUNCHER_STORE={store}: only a folder is supported by this version")
         project = env.get("LAUNCHER_PROJECT") or root.name or "project"
         return cls(
-            home=Path(overrides.get("home") or env.get("LAUNCHER_HOME") or "runs/self_distill"),
-            store=str(root / store) if store else None,
-            project=_printable("LAUNCHER_PROJECT", project),
+            home=Path(_folder("--home" if overrides.get("home") else "LAUNCHER_HOME", home)),
+            store=str(root / _folder("LAUNCHER_STORE", store)) if store else None,
+            project=_printable("LAUNCHER_PROJECT (default: this folder's name)", project),
             actor=_printable("LAUNCHER_ACTOR", env.get("LAUNCHER_ACTOR") or _who()),
             grace_seconds=_seconds(env.get("LAUNCHER_GRACE_SECONDS")),
         )
@@ -58,9 +60,20 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _printable(name: str, value: str) -> str:
-    if len(value) > 200 or not value.isprintable():
-        raise UsageError(f"{name} must be printable and at most 200 characters")
+def _folder(name: str, value: str) -> str:
+    scheme, url, _ = value.partition("://")
+    if url:
+        # Only the scheme is shown: a URL may hold a password.
+        shown = scheme if scheme.isalnum() else "a URL"
+        raise UsageError(f"{name} is {shown}://…: only a folder is supported by this version")
+    if value.startswith("~"):
+        raise UsageError(f"{name}={value!r}: no shell expanded the ~", "write the path out")
+    return _printable(name, value, most=4096)
+
+
+def _printable(name: str, value: str, most: int = 200) -> str:
+    if len(value) > most or not value.isprintable():
+        raise UsageError(f"{name} must be printable text of at most {most} characters")
     return value
 
 

@@ -1,75 +1,95 @@
 """A rollback with nothing but the store: for the night on which the ledger is damaged or away.
 
-The generation that it creates is imported by the ledger's next writing command, like any other that was
-made elsewhere.
+The generation that it creates is imported by the ledger's next writing command, hold included, like any
+other that was made elsewhere.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from launcher.errors import IntegrityError
-from launcher.project import is_file_target
-from launcher.promotion import RaceLostError
+from launcher.errors import UnavailableError
+from launcher.followers import Followers
+from launcher.promotion import moved_since
 from launcher.settings import Settings
+from launcher.settling import RaceLostError, verify_blob
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.storage.port import ObjectExistsError, ObjectStore
-from launcher.target import TargetFile
 from ledger.events import Generation
 
-__all__ = ["StoreRollback", "open_store"]
+__all__ = ["StoreRollback", "open_rollback", "open_store"]
 
 
-def open_store(home: str | None) -> tuple[ObjectStore, Settings, Path]:
-    """The store, settings and project root of the working folder; opens no ledger."""
-    root = Path.cwd()
+def open_store(settings: Settings, root: Path) -> ObjectStore:
+    """The store of the project at ``root``; opens no ledger."""
+    home = settings.home if settings.home.is_absolute() else root / settings.home
+    return FilesystemStore(Path(settings.store) if settings.store else home / "objects")
+
+
+def open_rollback(home: str | None, root: Path) -> StoreRollback:
+    """A StoreRollback of the project at ``root``, with this command's settings. Raises UsageError."""
     settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
-    base = settings.home if settings.home.is_absolute() else root / settings.home
-    store = FilesystemStore(Path(settings.store) if settings.store else base / "objects")
-    return store, settings, root
+    store = open_store(settings, root)
+    return StoreRollback(store, root=root, project=settings.project, actor=settings.actor)
 
 
 class StoreRollback:
     """Rolls pointers back in one store, for one project root."""
 
     def __init__(self, store: ObjectStore, *, root: Path, project: str, actor: str) -> None:
-        self.store, self.root, self.project, self.actor = store, root, project, actor
+        self.store, self.actor = store, actor
         self.pointers = Pointers(store)
+        self.followers = Followers(root, project, self.pointers)
 
     def history(self, name: str) -> PointerHistory:
         """The store's generations of ``name``."""
         return self.pointers.history(name)
 
     def apply(
-        self, name: str, to: Generation, *, reason: str | None, promotion_id: str, time: str
-    ) -> Generation:
+        self,
+        name: str,
+        to: Generation,
+        *,
+        reason: str | None,
+        base: int,
+        promotion_id: str,
+        time: str,
+        deep: bool = False,
+    ) -> tuple[Generation, str | None]:
         """Create the rollback generation and bring the target file in step.
 
-        Raises RaceLostError, IntegrityError.
+        Returns what is live now (``to``'s checkpoint, from before where it was live already) and the
+        target's backup, if one was made. ``base`` is the generation on which ``to`` was chosen.
+        Raises RaceLostError, IntegrityError, UnavailableError, TargetBehindError (it is live).
         """
-        if to.digest is None or self.store.stat_blob(to.digest) is None:
-            raise IntegrityError(f"blob {to.digest} is not in {self.store.where}")
-        body = self.history(name).rollback_body(
+        history = self.history(name)
+        winner = moved_since(history, base, but="fence")
+        if winner is not None and winner.digest != to.digest:
+            raise RaceLostError(name, winner)
+        live = history.live
+        assert live is not None
+        if live.digest == to.digest:
+            return live, self.followers.bring_in_step(name)
+        verify_blob(self.store, to.digest, to.size_bytes, deep=deep)
+        body = history.rollback_body(
             to,
-            project=self.project,
+            project=live.project,
             promotion_id=promotion_id,
             actor=self.actor,
             reason=reason,
             time=time,
         )
-        target = TargetFile(self.root / name, self.store) if is_file_target(name) else None
-        prepared = (to.digest, target.prepare(to.digest)) if target else None
-        try:
-            self.pointers.create(body)
-        except ObjectExistsError:
-            winner = self.history(name).get(body.generation)
-            if winner is None or winner.promotion_id != promotion_id:
-                raise RaceLostError(name, winner or body) from None
-        finally:
-            if target is not None:
-                label = body.run_id or f"g{body.generation}"
-                target.sync(lambda: self.history(name).live, label, prepared=prepared)
-        self.pointers.write_view(name)
-        return body
+        with self.followers.ready(body) as ready:
+            try:
+                self.pointers.create(body)
+            except ObjectExistsError:
+                taken = self.history(name).get(body.generation)
+                if taken is None or taken.promotion_id != promotion_id:
+                    self.followers.bring_in_step(name)
+                    raise RaceLostError(name, taken or body) from None
+            with suppress(UnavailableError):  # a convenience, that nothing of ours trusts
+                self.pointers.write_view(name)
+            return body, self.followers.bring_in_step(name, by=body, ready=ready)

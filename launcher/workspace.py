@@ -8,10 +8,11 @@ half done, bring target files in step, rewrite documents that a crash left behin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher import clock
 from launcher.documents import Documents, write_atomically
@@ -22,17 +23,21 @@ from launcher.errors import (
     UnavailableError,
     UsageError,
 )
+from launcher.followers import TargetBehindError
 from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.settings import Settings
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectStore
 from ledger import errors as ledger_errors
-from ledger.events import PromotionConfirmed
+from ledger.events import PromotionConfirmed, Recorded, StorageMeasured
 from ledger.stores.port import EventStore
 from ledger.stores.sqlite import SqliteEventStore
 
-__all__ = ["Workspace", "open_workspace", "translated"]
+__all__ = ["Workspace", "open_parts", "open_workspace", "translated"]
+
+#: What tells one state of a file from another; all None where there is none.
+Identity = tuple[int | None, ...]
 
 
 @contextmanager
@@ -52,7 +57,7 @@ def _as_launcher_error(exc: ledger_errors.LedgerError) -> LauncherError:
             )
         case ledger_errors.LedgerUnavailableError():
             return UnavailableError(str(exc))
-        case ledger_errors.VersionConflictError():
+        case ledger_errors.VersionConflictError() | ledger_errors.IllegalTransitionError():
             return ConflictError(str(exc))
         case _:
             return UsageError(str(exc))
@@ -75,64 +80,106 @@ class Workspace:
     def locks(self) -> Path:
         return self.home / "locks"
 
-    def attend(self, rolling_back: str | None = None) -> None:
+    def attend(self, rolling_back: str | None = None) -> list[LauncherError]:
         """What a writing command does first; running it again does nothing.
 
         ``rolling_back`` names the pointer that this command turns back: what is open there is not
-        finished, its number is taken by a fence.
+        finished, its number is taken by a fence. Returns which target files could not be brought in
+        step, and which documents could not be written: no reason to stop, but to be said.
         """
+        behind: list[LauncherError] = []
         for name in self.journal.pointer_names():
-            self.promoter.settle(name, rolling_back=name == rolling_back)
-        marker = self.locks / "documents.json"
-        seen, looked = _read_marker(marker)
-        now_ns, size = _now_ns(self.locks), self.ledger.head().size
-        stale: set[str] = set()
-        for record in self.ledger.read_all(seen):
-            if record.stream.startswith("run/"):
-                stale.add(record.stream.removeprefix("run/"))
-            elif isinstance(record.data, PromotionConfirmed) and record.data.generation.run_id:
-                stale.add(record.data.generation.run_id)
-        stale |= self._edited(looked)
-        for run_id in sorted(stale):
-            self.documents.write(run_id)
-        write_atomically(marker, json.dumps({"size": size, "looked_ns": now_ns}).encode())
+            try:
+                self.promoter.settle(name, rolling_back=name == rolling_back)
+            except TargetBehindError as exc:
+                behind.append(exc)
+        return [*behind, *self._catch_up(self.locks / "documents.json")]
 
-    def _edited(self, looked_ns: int) -> set[str]:
-        """Runs whose relabel_tags.json changed since the last look: a job may have set its status."""
-        known = set(self.journal.run_ids())
-        return {
-            path.parent.parent.name
-            for path in self.home.glob("*/metadata/relabel_tags.json")
-            if path.parent.parent.name in known and path.stat().st_mtime_ns >= looked_ns
-        }
+    def _catch_up(self, marker: Path) -> list[LauncherError]:
+        """Rewrite the documents that are behind the ledger, and import what jobs wrote into theirs.
+
+        The marker says up to where that was done (size and root, so that it counts for this very ledger
+        only), how each run's tag document looked then, and whose documents could not be written, on a disk
+        that was away or full. It is written last and may be lost at any time.
+        """
+        head, behind = self.ledger.head(), dict[str, LauncherError]()
+        seen, tags, waiting = self._done(_read_marker(marker))
+        stale = {run_id for record in self.ledger.read_all(seen) if (run_id := _run_of(record))}
+        stale |= {run for run, (place, then) in tags.items() if _identity(place) != then} | waiting
+        for run_id in sorted(stale):
+            request = self.journal.run(run_id).request
+            if request is None:
+                continue
+            place = str(self.documents.run_dir(request) / "metadata" / "relabel_tags.json")
+            # Looked at before it is read: what changes after this look is found by the next one.
+            then = _identity(place)
+            try:
+                self.documents.write(run_id)
+            except UnavailableError as exc:
+                behind[run_id] = exc
+            else:
+                tags[run_id] = (place, then)
+        if stale or seen != head.size:
+            done = {"size": head.size, "root": head.root.hex(), "tags": tags}
+            data = json.dumps({**done, "behind": sorted(behind)}).encode()
+            write_atomically(marker, data)
+        return list(behind.values())
+
+    def _done(
+        self, marker: Mapping[str, Any]
+    ) -> tuple[int, dict[str, tuple[str, Identity]], set[str]]:
+        """What the marker says; nothing of another ledger's."""
+        try:
+            size, root = int(marker["size"]), bytes.fromhex(marker["root"])
+            tags = {run: (str(place), tuple(seen)) for run, (place, seen) in marker["tags"].items()}
+            behind = {str(run) for run in marker["behind"]}
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return 0, {}, set()
+        same = size <= self.ledger.head().size and self.ledger.root_at(size) == root
+        return (size, tags, behind) if same else (0, {}, set())
+
+
+def open_parts(settings: Settings, root: Path) -> tuple[Path, ObjectStore]:
+    """The home and the store that these settings name; touches neither, and no ledger."""
+    home = settings.home if settings.home.is_absolute() else root / settings.home
+    return home, FilesystemStore(Path(settings.store) if settings.store else home / "objects")
 
 
 def open_workspace(
     settings: Settings, root: Path, *, writing: bool, actor: str | None = None
 ) -> Workspace:
     """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError."""
-    home = settings.home if settings.home.is_absolute() else root / settings.home
+    home, store = open_parts(settings, root)
     with translated():
         ledger = SqliteEventStore(home / "ledger.db", read_only=not writing)
-    store = FilesystemStore(Path(settings.store) if settings.store else home / "objects")
     journal = Journal(ledger, actor or settings.actor, clock.now)
     promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
     documents = Documents(journal, home / "locks")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
 
 
-def _read_marker(path: Path) -> tuple[int, int]:
-    """(ledger size, nanoseconds) of the last look; a cache only, so anything unreadable is zero."""
+def _run_of(record: Recorded[Any]) -> str | None:
+    """The run whose documents show this event."""
+    if record.stream.startswith("run/"):
+        return record.stream.removeprefix("run/")
+    if isinstance(record.data, PromotionConfirmed):
+        return record.data.generation.run_id
+    return record.data.run_id if isinstance(record.data, StorageMeasured) else None
+
+
+def _read_marker(path: Path) -> Mapping[str, Any]:
+    """A cache only, so anything unreadable is an empty one."""
     try:
         marker = json.loads(path.read_bytes())
-        return int(marker["size"]), int(marker["looked_ns"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
 
 
-def _now_ns(folder: Path) -> int:
-    """This moment by the file system's own clock, which is the one that edits are stamped with."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / "clock"
-    probe.touch()
-    return probe.stat().st_mtime_ns
+def _identity(path: str) -> Identity:
+    """Size, inode and change time: whoever edits, replaces or restores a file gives it another one."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return (None, None, None)
+    return (found.st_size, found.st_ino, found.st_ctime_ns)

@@ -1,8 +1,9 @@
 """What makes each fact unique: the deterministic id of every event. Pure.
 
 Run, stage, attempt and type; plus the pod for StageStarted, path and digest for CheckpointRecorded, the
-tag file's and schema's digest and the event it follows for tag checks, and the promotion's id for pointer
-events. Saying the same fact twice gives the same id twice, and the ledger keeps the first.
+tag file's and schema's digest and the event it follows for tag checks, the promotion's id for pointer
+events, the plan's digest for garbage. Saying the same fact twice gives the same id twice, and the ledger
+keeps the first.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ _PARTS: Final[dict[type[e.EventData], Callable[[Any], Parts]]] = {
     e.PromotionRefused: lambda d: (d.promotion_id,),
     e.PointerHeld: lambda d: (d.generation,),
     e.PointerReleased: lambda d: (d.generation,),
+    e.GarbagePlanned: lambda d: (d.plan_digest,),
+    e.GarbageCollected: lambda d: (d.plan_digest,),
 }
 
 

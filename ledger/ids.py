@@ -33,8 +33,10 @@ __all__ = [
 NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "distill-ledger")
 #: Separates the parts of a fact, so that ("ab", "c") and ("a", "bc") differ; no name may hold it.
 _UNIT: Final = "\x1f"
-#: Folders and files of the launcher's home, which therefore cannot be runs.
+#: Folders and files of the launcher's home, which therefore cannot be runs; nor can SQLite's own files
+#: beside the ledger. Compared without case, as some file systems do.
 RESERVED_RUN_IDS: Final = frozenset({"ledger.db", "objects", "locks"})
+_LEDGER_FILES: Final = "ledger.db"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -44,7 +46,9 @@ _STREAM = re.compile(r"(?:run|pointer)/[^\x00-\x1f\x7f]{1,1024}|storage")
 
 def check_run_id(value: str) -> str:
     """Return ``value`` if it may name a run. Raises InvalidNameError."""
-    if not _RUN_ID.fullmatch(value) or ".." in value or value in RESERVED_RUN_IDS:
+    folded = value.lower()
+    reserved = folded in RESERVED_RUN_IDS or folded.startswith(f"{_LEDGER_FILES}-")
+    if not _RUN_ID.fullmatch(value) or ".." in value or reserved:
         raise InvalidNameError(
             "run id",
             value,

@@ -3,10 +3,12 @@
 Rules:
 
 1. The store's generations are the truth about what is live; this state is the ledger's account of them.
-2. An intent names the next number and no other, and takes no promotion that is decided already.
-3. An intent ends once: confirmed, aborted (somebody else, or a fence, took its number) or never begun
-   (refused).
+2. An intent names the next number and no other, one is open at a time, and none takes up a promotion that
+   is decided already.
+3. An intent ends once: confirmed with the very body that it named, or aborted (somebody else, or a fence,
+   took its number). A decision that never became an intent is refused.
 4. A rollback's generation holds the pointer against automatic promotions until it is released.
+5. What the store has is a fact whoever made it: an import may tell of any next generation.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class PointerState:
     generations: Mapping[int, e.Generation] = field(default_factory=dict)
     open: Mapping[str, e.PromotionIntended] = field(default_factory=dict)
     decided: frozenset[str] = frozenset()
+    held: frozenset[int] = frozenset()
     released: frozenset[int] = frozenset()
     confirmations: tuple[tuple[str, e.PromotionConfirmed], ...] = ()
     refusals: tuple[tuple[str, e.PromotionRefused | e.PromotionAborted], ...] = ()
@@ -42,7 +45,7 @@ class PointerState:
     @property
     def latest(self) -> int:
         """The highest generation that the ledger knows; 0 for none."""
-        return max(self.generations, default=0)
+        return len(self.generations)
 
     def outcome(self, promotion_id: str) -> str | None:
         """``open``, ``confirmed``, ``aborted``, ``refused``, or None where it is undecided."""
@@ -106,7 +109,7 @@ def _apply(state: PointerState, data: e.EventData, time: str) -> PointerState:
                     state.stream, f"generation {data.generation} is no rollback", data.type
                 )
             if isinstance(data, e.PointerHeld):
-                return state
+                return replace(state, held=state.held | {data.generation})
             return replace(state, released=state.released | {data.generation})
     if data.type in e.EVENT_TYPES:
         raise IllegalTransitionError(state.stream, "a pointer", data.type, "not an event of one")
@@ -129,8 +132,10 @@ def _intended(state: PointerState, data: e.PromotionIntended) -> PointerState:
 
 def _confirmed(state: PointerState, data: e.PromotionConfirmed, time: str) -> PointerState:
     body = data.generation
-    if not data.imported and body.promotion_id not in state.open:
-        raise IllegalTransitionError(state.stream, "it was not intended", data.type)
+    if not data.imported:
+        intent = state.open.get(body.promotion_id)
+        if intent is None or intent.generation != body:
+            raise IllegalTransitionError(state.stream, "it was not intended", data.type)
     state = _learn(state, body, data.type)
     return replace(
         state,
@@ -141,8 +146,14 @@ def _confirmed(state: PointerState, data: e.PromotionConfirmed, time: str) -> Po
 
 
 def _aborted(state: PointerState, data: e.PromotionAborted, time: str) -> PointerState:
-    if data.promotion_id not in state.open:
+    intent = state.open.get(data.promotion_id)
+    if intent is None:
         raise IllegalTransitionError(state.stream, "it was not intended", data.type)
+    number = intent.generation.generation
+    if data.winner.generation != number or data.winner.promotion_id == data.promotion_id:
+        raise IllegalTransitionError(
+            state.stream, f"generation {number} is open", data.type, "nobody else took its number"
+        )
     state = _learn(state, data.winner, data.type)
     return replace(
         state,
@@ -169,7 +180,12 @@ def _already_said(state: PointerState, data: e.EventData) -> bool:
             known = state.generations.get(data.generation.generation)
             return known == data.generation and data.generation.promotion_id not in state.open
         case e.PromotionAborted() | e.PromotionRefused():
-            return data.promotion_id in state.decided
+            return any(
+                r.promotion_id == data.promotion_id and r.type == data.type
+                for _, r in state.refusals
+            )
+        case e.PointerHeld():
+            return data.generation in state.held
         case e.PointerReleased():
             return data.generation in state.released
         case _:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from launcher.agent.protocol import StageSpec
+from launcher.errors import IntegrityError, UsageError
 from launcher.storage.manifest import CHECKPOINT_SUFFIXES, Manifest, collect, merged, select_student
 from launcher.storage.port import ObjectStore
 
@@ -26,7 +27,9 @@ _DOCUMENTS: Final = frozenset(
 )
 #: Their temporary names, and inputs that were brought from the store.
 _NOT_OUTPUTS: Final = ("/.metadata.json.*.tmp", "/metadata/.*.tmp", "/inputs/")
-_STAGE_LOG = re.compile(r"logs/\d\d_[a-z_]+(\.\d+)?\.log")
+_STAGE_LOG = re.compile(r"\d\d_[a-z_]+(\.\d+)?\.log")
+#: More than this is no file of metrics.
+_METRICS_LIMIT_BYTES: Final = 1024 * 1024
 
 
 def collect_outputs(spec: StageSpec, store: ObjectStore) -> dict[str, Any]:
@@ -54,28 +57,40 @@ def collect_outputs(spec: StageSpec, store: ObjectStore) -> dict[str, Any]:
 def collect_checkpoints(spec: StageSpec, store: ObjectStore) -> dict[str, Any]:
     """What a closed attempt saved: its log, and the checkpoints that are whole enough to be read."""
     run_dir = Path(spec.run_dir)
-    saved = []
+    saved: list[dict[str, Any]] = []
+    not_saved: list[str] = []
     for path in sorted((run_dir / "checkpoints").rglob("*")):
-        if path.is_file() and not path.is_symlink() and path.name.endswith(CHECKPOINT_SUFFIXES):
+        if not (path.name.lower().endswith(CHECKPOINT_SUFFIXES) and _is_own_file(path, run_dir)):
+            continue
+        name = path.relative_to(run_dir).as_posix()
+        try:
             blob = store.ingest(path)
-            saved.append(
-                {
-                    "path": path.relative_to(run_dir).as_posix(),
-                    "digest": blob.digest,
-                    "size_bytes": blob.size_bytes,
-                }
-            )
-    return {"log_digest": _log_digest(spec, store), "checkpoints": saved}
+        except UsageError:
+            not_saved.append(_text(name))
+        else:
+            saved.append({"path": name, "digest": blob.digest, "size_bytes": blob.size_bytes})
+    return {
+        "log_digest": _log_digest(spec, store),
+        "checkpoints": saved,
+        "not_saved": not_saved,
+    }
+
+
+def _is_own_file(path: Path, run_dir: Path) -> bool:
+    """Whether ``path`` is a file of UTF-8 name that lies in the run's folder itself, not behind a link."""
+    name = str(path.relative_to(run_dir))
+    real = os.path.realpath(path) == os.path.join(os.path.realpath(run_dir), name)  # noqa: PTH118
+    return real and path.is_file() and _text(name) == name
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _manifest(spec: StageSpec, store: ObjectStore) -> Manifest:
     run_dir = Path(spec.run_dir)
-    before = merged(Manifest.from_bytes(store.read_blob(d)) for d in spec.previous_manifests)
-    logs = {
-        name
-        for entry in os.scandir(run_dir / "logs")
-        if _STAGE_LOG.fullmatch(name := f"logs/{entry.name}")
-    }
+    before = merged(_earlier(digest, store) for digest in spec.previous_manifests)
+    logs = {f"logs/{p.name}" for p in run_dir.glob("logs/*") if _STAGE_LOG.fullmatch(p.name)}
     return collect(
         run_dir,
         before,
@@ -85,9 +100,17 @@ def _manifest(spec: StageSpec, store: ObjectStore) -> Manifest:
     )
 
 
+def _earlier(digest: str, store: ObjectStore) -> Manifest:
+    try:
+        return Manifest.from_bytes(store.read_blob(digest))
+    except ValueError as exc:
+        raise IntegrityError(f"blob {digest}: {exc}") from exc
+
+
 def _log_digest(spec: StageSpec, store: ObjectStore) -> str | None:
+    """The raw log's blob; None where the stage took it away or put a link in its place."""
     log = Path(spec.log_path)
-    return store.ingest(log).digest if log.is_file() else None
+    return store.ingest(log).digest if _is_own_file(log, Path(spec.run_dir)) else None
 
 
 def _checkpoints(
@@ -123,20 +146,34 @@ def _checkpoints(
 
 def _metrics(run_dir: Path, manifest: Manifest) -> tuple[dict[str, float], list[str]]:
     """Finite numbers by name from metadata/metrics.json, if this stage wrote it; names of the rest."""
-    if not any(entry.path == "metadata/metrics.json" for entry in manifest.entries):
+    entry = next((e for e in manifest.entries if e.path == "metadata/metrics.json"), None)
+    if entry is None:
         return {}, []
     try:
+        if entry.size_bytes > _METRICS_LIMIT_BYTES:
+            return {}, ["metrics.json"]
         raw = json.loads((run_dir / "metadata" / "metrics.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}, ["metrics.json"]
     if not isinstance(raw, dict):
         return {}, ["metrics.json"]
     numbers = {
-        name: float(value)
+        name: number
         for name, value in raw.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if name.isprintable() and (number := _finite(value)) is not None
     }
-    return numbers, sorted(raw.keys() - numbers.keys())
+    ignored = sorted(raw.keys() - numbers.keys())
+    return numbers, [name.encode("utf-8", "backslashreplace").decode() for name in ignored]
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _tag_file(spec: StageSpec, store: ObjectStore) -> dict[str, Any] | None:

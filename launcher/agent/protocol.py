@@ -2,14 +2,13 @@
 
 Under the store, per attempt, all create-only: ``start.json`` (who runs it), ``result.json`` (alone closes
 the attempt), ``collected.json`` (what a closed attempt saved). Under the home's ``locks/``: the attempt's
-lock, which the command inherits, and ``….command`` (the command's process, for signals only).
+lock, which the command inherits, and ``….supervisor.log`` where a supervisor had something to complain of.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,11 +72,9 @@ class AttemptPaths:
 
     @property
     def lock(self) -> Path:
-        return self.home / "locks" / f"{self.run_id}.{self.stage}.{self.attempt}.lock"
-
-    @property
-    def command_file(self) -> Path:
-        return self.lock.with_suffix(".command")
+        """Absolute and without symlinks: processes are found by this name."""
+        folder = Path(os.path.realpath(self.home / "locks"))
+        return folder / f"{self.run_id}.{self.stage}.{self.attempt}.lock"
 
     @property
     def supervisor_log(self) -> Path:
@@ -92,8 +89,8 @@ def machine_id() -> str:
         except OSError:
             continue
         if text:
-            return f"{platform.node()}/{text[:12]}"
-    return f"{platform.node()}/{uuid.getnode():012x}"
+            return f"{os.uname().nodename}/{text[:12]}"
+    return f"{os.uname().nodename}/{uuid.getnode():012x}"
 
 
 def boot_id() -> str:

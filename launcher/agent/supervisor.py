@@ -1,27 +1,35 @@
 """The supervisor: a process of its own session that runs one attempt and outlives a killed launcher.
 
-It takes the attempt's lock, which the command inherits; ends at once if the attempt was started or
-closed before; writes the start record; runs the command; ends what is left of its process group; collects
-the outputs; creates result.json, which alone closes the attempt. Whoever stops an attempt creates that
-result first, so a command that catches SIGTERM, saves and exits 0 never counts as a success.
+Rules:
+
+1. It takes the attempt's lock, which the command inherits, and ends at once if the attempt was started
+   or closed before. The start record comes first, then another look for a result: whoever closes an
+   attempt creates the result and then looks for the start record, so one of the two sees the other.
+2. Whoever stops an attempt creates its result before the first signal, so a command that catches SIGTERM,
+   saves and exits 0 never counts as a success. What it saved goes to ``collected.json``.
+3. A result that somebody else created ends the command, whether its author lived to send a signal or not.
+4. Everything that the command started has been seen gone before a result with an exit code is created.
+5. It reads what to do from standard input, secrets included, and writes none of it down. Nothing there
+   means that the launcher went away before it had work for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from launcher.agent.command import Command, NotStartedError
 from launcher.agent.outputs import collect_checkpoints, collect_outputs
-from launcher.agent.protocol import AttemptPaths, StageSpec, own_record, process_start
+from launcher.agent.protocol import AttemptPaths, StageSpec, own_record
 from launcher.clock import now
-from launcher.errors import LauncherError, UnavailableError
+from launcher.errors import IntegrityError, LauncherError, UnavailableError
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectExistsError
 from ledger.canonical import canonical_json
@@ -32,8 +40,8 @@ __all__ = ["Supervisor", "main"]
 _LOCK_SECONDS: Final = 5.0
 #: How long the remains of an ended command have between TERM and KILL.
 _REMAINS_SECONDS: Final = 2.0
-#: How long killed processes may take to vanish.
-_VANISH_SECONDS: Final = 5.0
+#: How often it looks whether somebody else closed the attempt.
+_LOOK_SECONDS: Final = 1.0
 
 
 class Supervisor:
@@ -53,9 +61,14 @@ class Supervisor:
         if lock is None or self._is_taken():
             return 0
         wake = self._watch_signals()
-        process = self._start_command(lock)
-        closed_by = self._await(process, wake)
-        exit_code = self._end(process, closed_by)
+        try:
+            command = self._start_command(lock)
+        except NotStartedError as exc:
+            closed_by = "storage" if exc.code is None else None
+            self._create_result(exit_code=exc.code, closed_by=closed_by, message=str(exc))
+            return 0
+        closed_by = self._await(command, wake)
+        exit_code = command.end(self.spec.grace_seconds if closed_by else _REMAINS_SECONDS)
         running = time.monotonic() - self._began
         if closed_by is None:
             self._commit(exit_code, running)
@@ -74,19 +87,22 @@ class Supervisor:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return fd
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                started = self.store.exists(self.paths.key("start.json"))
+                if started or time.monotonic() > deadline:
                     return None
-                time.sleep(0.005)
+                time.sleep(0.002)
 
     def _is_taken(self) -> bool:
-        """Whether this attempt was closed or started before; if not, it is ours from here on."""
-        if self.store.exists(self.paths.key("result.json")):
-            return True
+        """Whether this attempt was started or closed before; if not, it is ours from here on."""
         try:
             self.store.create(self.paths.key("start.json"), canonical_json(self.record))
         except ObjectExistsError:
             return True
-        return False
+        _say_so()
+        return self._is_closed()
+
+    def _is_closed(self) -> bool:
+        return self.store.exists(self.paths.key("result.json"))
 
     def _watch_signals(self) -> int:
         wake, write = os.pipe()
@@ -100,58 +116,62 @@ class Supervisor:
     def _stop(self, *_: Any) -> None:
         self._told_to_stop = True
 
-    def _start_command(self, lock: int) -> subprocess.Popen[bytes]:
-        log = Path(self.spec.log_path)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as out:
-            process = subprocess.Popen(
-                ["bash", "-o", "pipefail", "-c", self.spec.command],
-                cwd=self.spec.cwd,
-                env=self.spec.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
-                process_group=0,
-            )
-        started = {**self.record, "pid": process.pid, "started": process_start(process.pid)}
-        self.paths.command_file.write_bytes(canonical_json(started))
-        return process
+    def _start_command(self, lock: int) -> Command:
+        return Command(
+            self.spec.command,
+            cwd=self.spec.cwd,
+            environment=self.spec.environment,
+            log=Path(self.spec.log_path),
+            lock=self.paths.lock,
+            fd=lock,
+        )
 
     # --- while it runs ---
 
-    def _await(self, process: subprocess.Popen[bytes], wake: int) -> str | None:
+    def _await(self, command: Command, wake: int) -> str | None:
         """Wait for the command. Returns who closed the attempt before it ended, or None."""
         limit = self.spec.timeout_seconds
-        while process.poll() is None:
+        looked = time.monotonic()
+        while not command.has_ended():
+            moment = time.monotonic()
+            late = limit is not None and moment - self._began >= limit
+            closed_by = None
             if self._told_to_stop:
-                return self._close("lost", "its supervisor was told to stop")
-            left = None if limit is None else limit - (time.monotonic() - self._began)
-            if left is not None and left <= 0:
-                return self._close("timeout", f"it ran longer than {limit:g} s and was stopped")
-            ready, _, _ = select.select([wake], [], [], left)
+                closed_by = self._close("lost", "its supervisor was told to stop")
+            elif late:
+                closed_by = self._close(
+                    "timeout", f"it ran longer than {limit:g} s and was stopped"
+                )
+            elif moment - looked >= _LOOK_SECONDS:
+                looked = moment
+                closed_by = self._closed_by_another()
+            if closed_by is not None:
+                return closed_by
+            left = _LOOK_SECONDS if limit is None or late else limit - (moment - self._began)
+            ready, _, _ = select.select([wake], [], [], min(left, _LOOK_SECONDS))
             if ready:
                 os.read(wake, 4096)
         return None
 
-    def _close(self, closed_by: str, message: str) -> str:
-        """Create the result before the first signal; one that is there already says who closed it."""
+    def _close(self, closed_by: str, message: str) -> str | None:
+        """Create the result before the first signal; one that is there already says who closed it.
+
+        None where nothing can be written now: nobody is signalled then, and it is tried again.
+        """
         try:
             self._create_result(exit_code=None, closed_by=closed_by, message=message)
         except ObjectExistsError:
             return "closed"
+        except UnavailableError as exc:
+            self._complain(f"not closed ({closed_by}): {exc}")
+            return None
         return closed_by
 
-    def _end(self, process: subprocess.Popen[bytes], closed_by: str | None) -> int:
-        """End the process group; returns the command's exit code, 128 + n for a signal."""
-        grace = self.spec.grace_seconds if closed_by else _REMAINS_SECONDS
-        group = process.pid
-        _signal_group(group, signal.SIGTERM)
-        if not _gone(group, grace, process):
-            _signal_group(group, signal.SIGKILL)
-            _gone(group, _VANISH_SECONDS, process)
-        code = process.wait()
-        return 128 - code if code < 0 else code
+    def _closed_by_another(self) -> str | None:
+        try:
+            return "closed" if self._is_closed() else None
+        except UnavailableError:
+            return None
 
     # --- after ---
 
@@ -167,7 +187,7 @@ class Supervisor:
             )
         except ObjectExistsError:
             self._save_closed(running)
-        except UnavailableError as exc:
+        except (UnavailableError, IntegrityError) as exc:
             self._give_up("storage", str(exc), running)
         except LauncherError as exc:
             self._give_up("outputs", str(exc), running)
@@ -181,8 +201,11 @@ class Supervisor:
                 message=message,
                 seconds={"running": running, "collecting": 0.0},
             )
+        except ObjectExistsError:
+            pass
         except LauncherError as exc:
-            sys.stderr.write(f"no result: {exc}\n")
+            self._complain(f"no result ({message}): {exc}")
+        self._save_closed(running)
 
     def _save_closed(self, running: float) -> None:
         """Keep what a closed attempt saved: its log and checkpoints, never as a result."""
@@ -191,7 +214,7 @@ class Supervisor:
             data = canonical_json({**saved, "seconds": {"running": running}, "saved_at": now()})
             self.store.create(self.paths.key("collected.json"), data)
         except LauncherError as exc:
-            sys.stderr.write(f"not saved: {exc}\n")
+            self._complain(f"not saved: {exc}")
 
     def _create_result(
         self,
@@ -214,35 +237,35 @@ class Supervisor:
             **more,
         }
         self.store.create(self.paths.key("result.json"), canonical_json(result))
+        _say_so()
 
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _gone(group: int, seconds: float, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until nobody is left in a process group. True when so."""
-    deadline = time.monotonic() + seconds
-    pause = 0.001
-    while True:
-        process.poll()
+    def _complain(self, text: str) -> None:
+        """A line for whoever looks into it: the launcher may be gone."""
         try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
+            with self.paths.supervisor_log.open("a") as log:
+                log.write(f"{now()} {text}\n")
+        except OSError:
+            sys.stderr.write(f"{text}\n")
+
+
+def _say_so() -> None:
+    """Tell a launcher that listens to look now; most of the time nobody does any more."""
+    with contextlib.suppress(OSError):
+        os.write(1, b".")
 
 
 def main() -> int:
     """Read a StageSpec as JSON from standard input and run it."""
-    spec = StageSpec.from_json(sys.stdin.buffer.read())
-    return Supervisor(spec).run()
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        import pathspec  # noqa: F401 - there is time: what collecting needs later
+    data = sys.stdin.buffer.read()
+    if not data:
+        return 0
+    try:
+        return Supervisor(StageSpec.from_json(data)).run()
+    except LauncherError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return exc.exit_code
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import click
 
 from launcher import clock
 from launcher.errors import UsageError
+from launcher.refs import short_id
 from launcher.settings import Settings
 from launcher.workspace import Workspace, open_workspace, translated
 
@@ -49,19 +48,14 @@ def workspace(home: str | None, *, writing: bool, rolling_back: str | None = Non
     ws = open_workspace(settings, project_root(), writing=writing)
     if writing:
         with translated():
-            ws.attend(rolling_back)
+            for behind in ws.attend(rolling_back):
+                click.echo(f"warning: {behind}", err=True)
     return ws
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, for a program that reads it."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def short_id(run_id: str) -> str:
-    """``20260611T021500Z-7f3a`` -> ``0611-7f3a``; any other id as it is."""
-    found = re.fullmatch(r"\d{4}(\d{4})T\d{6}Z-([0-9a-f]{4})", run_id)
-    return f"{found[1]}-{found[2]}" if found else run_id
 
 
 def duration(seconds: float) -> str:
@@ -80,7 +74,7 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
     """Seconds from ``start`` to ``end`` (now if None), or None where there is no start."""
     if start is None:
         return None
-    until = clock.parse_time(end) if end else datetime.now(UTC)
+    until = clock.parse_time(end or clock.now())
     return (until - clock.parse_time(start)).total_seconds()
 
 
@@ -99,7 +93,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask; without a terminal ``--yes`` is needed. Raises UsageError, click.Abort."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("this asks a question and there is no terminal", "add --yes")
     if not click.confirm(question, default=True):
         raise click.Abort

@@ -1,7 +1,9 @@
 """The program's door: names, one-line errors, exit codes. Each command's module is imported when it is used.
 
-Exit codes: 0; a failed stage's own; 70 where it has none; 130 when cancelled; 2 wrong use or input; 3 a
-lost race, conflict or hold; 4 integrity; 5 unavailable (the same command can be run again).
+Exit codes: 0; a failed stage's own; 70 where it has none; 130 when cancelled; 1 a defect of this program; 2 wrong
+use or input; 3 a lost race, conflict or hold; 4 integrity; 5 unavailable (the same command can be run again).
+An error is one line; ``--debug``, anywhere on the line, puts its traceback before it. A reader that goes away
+(``launcher list | head -1``) is no error.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from launcher import __version__
+from launcher.cli.terminal import one_line, silence
 from launcher.errors import LauncherError
+from ledger.errors import LedgerError
 
 __all__ = ["cli", "main"]
 
@@ -24,20 +28,44 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "submit": ("runs", "Start a run and follow it to its end.", "Runs"),
     "resume": ("runs", "Go on with a run whose launcher died.", "Runs"),
     "cancel": ("runs", "Stop a run: its whole process group, after a grace period.", "Runs"),
-    "status": ("look", "What is live, or everything about one run.", "Runs"),
-    "list": ("look", "The newest runs, and what became of them.", "Runs"),
-    "logs": ("look", "A stage's log, raw; -f follows it.", "Runs"),
+    "status": ("status", "Everything about a run: why it failed, what to type next.", "Runs"),
+    "list": ("listing", "The newest runs, and what became of them.", "Runs"),
+    "logs": ("logs", "A stage's log, byte for byte; -f follows the run.", "Runs"),
     "tags": ("tags", "Check the relabel tags of a run.", "Runs"),
     "promote": ("pointers", "Make a run's student live, by hand.", "Checkpoints"),
-    "rollback": ("pointers", "Put the previous checkpoint back at once.", "Checkpoints"),
+    "rollback": ("rollback", "Put the previous checkpoint back at once.", "Checkpoints"),
     "release": ("pointers", "Let automatic promotions go on after a rollback.", "Checkpoints"),
     "pointers": ("pointers", "What each pointer names, and its history.", "Checkpoints"),
-    "pull": ("pointers", "Fetch a checkpoint, verified, by ref.", "Checkpoints"),
+    "pull": ("pull", "Fetch a checkpoint, verified, by ref.", "Checkpoints"),
     "storage": ("care", "What is stored, by class, in bytes.", "Care"),
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
-    "audit": ("care", "Check ledger, documents, blobs and pointers.", "Care"),
-    "doctor": ("care", "Check this machine: tools, disk, store, ledger.", "Care"),
+    "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
+    "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
 }
+
+_EXAMPLES: Final = """\b
+launcher submit --config FILE --teacher-checkpoint REF --teacher-scorecard FILE
+launcher rollback TARGET --reason "stuck in menus"
+launcher COMMAND --help
+
+RUN is a run id, or a prefix or suffix of one that no other run has."""
+
+_COMPLETE: Final = "_LAUNCHER_COMPLETE"
+
+
+def _note_debug(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    if given:
+        ctx.find_root().obj["debug"] = True
+
+
+_DEBUG: Final = click.Option(
+    ["--debug"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_note_debug,
+    help="Show the traceback of an error.",
+)
 
 
 class _LazyGroup(click.Group):
@@ -50,14 +78,18 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"launcher.cli.{COMMANDS[cmd_name][0]}")
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
+        if _DEBUG not in command.params:
+            command.params.append(_DEBUG)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
         for heading in dict.fromkeys(h for _, _, h in COMMANDS.values()):
+            rows = [(n.ljust(width), text) for n, (_, text, h) in COMMANDS.items() if h == heading]
             with formatter.section(heading):
-                formatter.write_dl(
-                    [(n, text) for n, (_, text, h) in COMMANDS.items() if h == heading]
-                )
+                formatter.write_dl(rows)
+        with formatter.section("Examples"):
+            formatter.write_text(_EXAMPLES)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,53 +106,121 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup,
     invoke_without_command=True,
+    params=[_DEBUG],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="launcher")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+def cli(ctx: click.Context) -> None:
     """Self-distillation loops with an append-only run ledger.
 
     Alone, `launcher` shows what is live, what failed last and what to type next.
     """
-    ctx.obj = {"debug": debug}
     if ctx.invoked_subcommand is None:
-        from launcher.cli.look import overview
+        from launcher.cli.overview import overview
 
         overview()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program and leave with its exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+    _prepare_standard_files()
+    if _COMPLETE in os.environ:
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, "launcher", _COMPLETE, os.environ[_COMPLETE]))
+    state = {"debug": False}
     try:
-        code = cli.main(args=args, prog_name="launcher", standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _say("stopped", 130)
-    except click.ClickException as exc:
-        where = (
-            exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "launcher"
-        )
-        code = _say(f"{exc.format_message()} (see {where} --help)", 2)
-    except LauncherError as exc:
-        if debug:
-            raise
-        code = _say(str(exc), exc.exit_code)
-    except KeyboardInterrupt:
-        code = _say("left; what was started goes on: launcher resume", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as exc:
-        if debug:
-            raise
-        what = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
-        code = _say(what, 5)
-    sys.exit(code if isinstance(code, int) else 0)
+        code = _run(list(sys.argv[1:] if argv is None else argv), state)
+    except BaseException as exc:  # noqa: BLE001 - here every error ends
+        if state["debug"] and not isinstance(exc, click.ClickException | click.exceptions.Exit):
+            import traceback
+
+            traceback.print_exc()
+        code = _explain(exc)
+    sys.exit(code)
+
+
+def _run(args: list[str], state: dict[str, bool]) -> int:
+    """The command's exit code, once all that it printed is out. Raises what it raises."""
+    with cli.make_context("launcher", args, obj=state) as ctx:
+        code = cli.invoke(ctx)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _explain(exc: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code that says it."""
+    match exc:
+        case click.exceptions.Exit():
+            return exc.exit_code
+        case click.exceptions.Abort():
+            return _say("stopped", 130)
+        case click.ClickException():
+            ctx = exc.ctx if isinstance(exc, click.UsageError) else None
+            return _say(f"{exc.format_message().rstrip('.')} (see {_help_of(ctx)})", 2)
+        case LauncherError():
+            return _say(str(exc), exc.exit_code)
+        case LedgerError():
+            return _explain(_translated(exc))
+        case KeyboardInterrupt():
+            return _say("stopped; launcher shows what goes on", 130)
+        case BrokenPipeError():
+            silence()
+            return 0
+        case OSError():
+            what = exc.strerror or str(exc)
+            return _say(f"{exc.filename}: {what}" if exc.filename else what, 5)
+        case Exception():
+            return _say(f"a defect: {_defect(exc)} (please report it, with --debug)", 1)
+    raise exc
+
+
+def _help_of(ctx: click.Context | None) -> str:
+    return f"{ctx.command_path if ctx else 'launcher'} --help"
+
+
+def _translated(exc: LedgerError) -> LauncherError:
+    from launcher.workspace import translated
+
+    try:
+        with translated():
+            raise exc
+    except LauncherError as ours:
+        return ours
+
+
+def _defect(exc: Exception) -> str:
+    """``KeyError: 'x' at runner.py:12``: what a report needs first."""
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f" at {os.path.basename(at.tb_frame.f_code.co_filename)}:{at.tb_lineno}" if at else ""  # noqa: PTH119
+    return f"{type(exc).__name__}: {exc}{where}"
 
 
 def _say(text: str, code: int) -> int:
-    click.echo("launcher: " + " ".join(text.split("\n")), err=True)
+    try:
+        click.echo(f"launcher: {one_line(text)}", err=True)
+    except OSError:
+        silence(err=True)
     return code
+
+
+def _prepare_standard_files() -> None:
+    """Make it safe to run with standard files closed, and to print any name or log line there is."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # Else the next file that is opened, the ledger perhaps, would be taken for it.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    main()

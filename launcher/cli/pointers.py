@@ -1,8 +1,9 @@
-"""promote, rollback, release, pointers, pull."""
+"""promote, release, pointers."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from datetime import datetime
+from shlex import quote
 from typing import Any
 
 import click
@@ -10,7 +11,6 @@ import click
 from launcher import clock
 from launcher.cli.common import (
     age,
-    confirm,
     home_option,
     json_option,
     print_json,
@@ -18,24 +18,22 @@ from launcher.cli.common import (
     short_id,
     workspace,
 )
-from launcher.errors import IntegrityError, LauncherError, UnavailableError, UsageError
+from launcher.errors import IntegrityError, UnavailableError, UsageError
+from launcher.followers import TargetBehindError
+from launcher.journal import Journal
 from launcher.project import pointer_name
 from launcher.promotion import Moved
-from launcher.refs import find_run, resolve_digest
-from launcher.storage.pointer import PointerHistory
+from launcher.refs import find_run
+from launcher.standalone import open_rollback
+from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.usage import measure
 from launcher.workspace import Workspace, translated
-from ledger.events import Generation
+from ledger.events import Generation, PointerReleased
+from ledger.ids import pointer_stream
 from ledger.projections.promotion import rollback_command as undo_command
 from ledger.projections.storage_alert import human_bytes
 
-__all__ = [
-    "pointers_command",
-    "promote_command",
-    "pull_command",
-    "release_command",
-    "rollback_command",
-]
+__all__ = ["checkpoint_line", "pointers_command", "promote_command", "release_command"]
 
 
 @click.command("promote", help="Make a run's student live, by hand.")
@@ -66,30 +64,40 @@ def promote_command(
         state = ws.journal.run(find_run(ws.journal, run))
         if state.status != "succeeded":
             raise UsageError(f"run {state.run_id} is {state.status}, not succeeded")
-        moved = ws.promoter.promote(
-            state,
-            name,
-            automatic=False,
-            reason=reason,
-            take_over=take_over,
-            deep=deep,
-            expect_generation=expect_generation,
-        )
+        behind = None
+        try:
+            moved = ws.promoter.promote(
+                state,
+                name,
+                automatic=False,
+                reason=reason,
+                take_over=take_over,
+                deep=deep,
+                expect_generation=expect_generation,
+            )
+        except TargetBehindError as exc:
+            moved, behind = Moved("moved", name, ws.promoter.history(name).live), exc
+        _say_moved(moved, ws.promoter.history(name).live)
         if moved.outcome == "moved" and moved.generation is not None:
             measured = measure(ws, run_id=state.run_id)
             ws.journal.record_storage(measured, moved.generation.promotion_id)
         ws.documents.write(state.run_id)
-    _say_moved(moved)
+    if behind is not None:
+        raise behind
     return 0
 
 
-def _say_moved(moved: Moved) -> None:
+def _say_moved(moved: Moved, live: Generation | None) -> None:
     body = moved.generation
     assert body is not None
     if moved.outcome == "unchanged":
         click.echo(f"{body.name} g{body.generation} has this checkpoint already: nothing to do")
         return
-    click.echo(f"live    {_line(body)}")
+    if live is not None and live.generation != body.generation:
+        click.echo(f"was live  {checkpoint_line(body)}")
+        click.echo(f"live now  {checkpoint_line(live)}  {live.kind} by {live.actor}")
+        return
+    click.echo(f"live    {checkpoint_line(body)}")
     if moved.backup:
         click.echo(f"backup  {moved.backup}")
     undo = undo_command(body.name, body.previous.generation)
@@ -97,110 +105,18 @@ def _say_moved(moved: Moved) -> None:
         click.echo(f"undo    {undo}")
 
 
-def _line(body: Generation) -> str:
-    what = short_id(body.run_id) if body.run_id else body.kind
-    size = f"  {human_bytes(body.size_bytes)}" if body.size_bytes is not None else ""
-    return f"{body.name} g{body.generation} = {what}{size}  {(body.digest or 'nothing')[:19]}…"
-
-
-@click.command("rollback", help="Put the previous checkpoint back at once, and hold the pointer.")
-@click.argument("target")
-@click.option(
-    "--to", metavar="GENERATION|RUN|DIGEST", help="Which one; default the newest good one before."
-)
-@click.option("--reason", metavar="TEXT", help="Kept with the generation.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@home_option
-def rollback_command(
-    target: str, to: str | None, reason: str | None, yes: bool, home: str | None
-) -> int:
-    name = pointer_name(target, project_root())
-    try:
-        ws = workspace(home, writing=True, rolling_back=name)
-    except (IntegrityError, UnavailableError, UsageError) as exc:
-        return _rollback_without_ledger(name, to, reason, yes, home, exc)
-    with translated():
-        history = ws.promoter.settle(name, rolling_back=True)
-        chosen = _choose(history, name, to)
-        live = history.live
-        if live is not None and live.digest == chosen.digest:
-            click.echo(f"live    {_line(live)}")
-            click.echo("this checkpoint is live already: nothing to do")
-            return 0
-        _show_choice(ws, live, chosen)
-        confirm("Roll back?", yes=yes)
-        moved = ws.promoter.rollback(name, chosen, reason=reason, base=history.latest)
-        for body in (live, chosen):
-            if body is not None and body.run_id and ws.journal.run(body.run_id).request:
-                ws.documents.write(body.run_id)
-    _say_rolled_back(moved, chosen, live)
-    return 0
-
-
-def _choose(history: PointerHistory, name: str, to: str | None) -> Generation:
-    if history.live is None:
-        raise UsageError(f"{name} has no generation", "launcher pointers shows what there is")
-    return history.rollback_target(to)
-
-
-def _show_choice(ws: Workspace, live: Generation | None, chosen: Generation) -> None:
-    if live is not None:
-        click.echo(
-            f"live  {_line(live)}  {_metric(ws, live)}promoted {age(live.time)} ago by {live.actor}"
-        )
-    click.echo(f"  to  {_line(chosen)}  {_metric(ws, chosen)}made {age(chosen.time)} ago")
-    blob = ws.store.stat_blob(chosen.digest) if chosen.digest else None
-    if blob is None:
-        raise IntegrityError(f"blob {chosen.digest} is not in {ws.store.where}")
-    click.echo(f"blob present, {human_bytes(blob.size_bytes)}")
-
-
-def _metric(ws: Workspace, body: Generation) -> str:
-    if not body.run_id:
-        return ""
-    rate = ws.journal.run(body.run_id).metrics.get("success_rate")
-    return f"success_rate {rate:.3f}  " if rate is not None else ""
-
-
-def _say_rolled_back(moved: Moved, chosen: Generation, left: Generation | None) -> None:
-    body = moved.generation
-    assert body is not None
-    if moved.outcome == "unchanged":
-        click.echo("this checkpoint is live already: nothing to do")
-        return
-    click.echo(f"live: {body.name} g{body.generation} = checkpoint of g{chosen.generation}")
-    if moved.backup:
-        click.echo(f"backup  {moved.backup}")
-    click.echo(
-        f"automatic promotions of {body.name} are held; when fixed: launcher release {body.name}"
-    )
-    if left is not None:
-        click.echo(f"undo: launcher rollback {body.name} --to {left.generation}")
-
-
-def _rollback_without_ledger(
-    name: str, to: str | None, reason: str | None, yes: bool, home: str | None, why: LauncherError
-) -> int:
-    """The ledger is damaged, away or of a newer version: the store alone is enough to go back."""
-    from launcher.standalone import StoreRollback, open_store
-
-    store, settings, root = open_store(home)
-    rollback = StoreRollback(store, root=root, project=settings.project, actor=settings.actor)
-    history = rollback.history(name)
-    if history.live is None:
-        raise why
-    chosen = _choose(history, name, to)
-    click.echo(f"launcher: without the ledger: {why}", err=True)
-    if history.live.digest == chosen.digest:
-        click.echo("this checkpoint is live already: nothing to do")
-        return 0
-    confirm(f"Roll {name} back to g{chosen.generation}?", yes=yes)
-    body = rollback.apply(
-        name, chosen, reason=reason, promotion_id=clock.new_id(), time=clock.now()
-    )
-    click.echo(f"live: {body.name} g{body.generation} = checkpoint of g{chosen.generation}")
-    click.echo("the ledger imports this when it is back")
-    return 0
+def checkpoint_line(body: Generation, ws: Workspace | None = None) -> str:
+    """``student g42 = 0611-7f3a  1.9 GB  success_rate 0.871  sha256:0123456789ab…``, metrics from the ledger."""
+    parts = [
+        f"{body.name} g{body.generation} = {short_id(body.run_id) if body.run_id else body.kind}"
+    ]
+    if body.size_bytes is not None:
+        parts.append(human_bytes(body.size_bytes))
+    if ws is not None and body.run_id:
+        rate = ws.journal.run(body.run_id).metrics.get("success_rate")
+        parts += [f"success_rate {rate:.3f}"] if rate is not None else []
+    parts.append(f"{body.digest[:19]}…" if body.digest else "nothing")
+    return "  ".join(parts)
 
 
 @click.command("release", help="End the hold that a rollback left; promotes nothing.")
@@ -223,18 +139,16 @@ def release_command(target: str, reason: str | None, home: str | None) -> int:
 @home_option
 def pointers_command(target: str | None, at: str | None, as_json: bool, home: str | None) -> int:
     until = _moment(at)
-    ws = workspace(home, writing=False)
+    chosen = pointer_name(target, project_root()) if target else None
+    pointers, journal = _sources(home)
     with translated():
-        names = [pointer_name(target, project_root())] if target else ws.promoter.pointers.names()
-        rows = [_history_row(ws, name, until) for name in names]
+        names = [chosen] if chosen else pointers.names()
+        rows = [_history_row(pointers.history(name), journal, until) for name in names]
     if target and not rows[0]["generations"]:
         raise UsageError(f"{target} has no generation", "launcher pointers shows what there is")
     if as_json:
-        print_json(
-            rows[0]
-            if target
-            else [{k: v for k, v in r.items() if k != "generations"} for r in rows]
-        )
+        brief = [{k: v for k, v in r.items() if k != "generations"} for r in rows]
+        print_json(rows[0] if target else brief)
     elif target:
         _print_history(rows[0])
     else:
@@ -245,27 +159,55 @@ def pointers_command(target: str | None, at: str | None, as_json: bool, home: st
     return 0
 
 
-def _moment(at: str | None) -> Any:
+def _sources(home: str | None) -> tuple[Pointers, Journal | None]:
+    """The store's pointers and the ledger's account of releases; None where the ledger cannot be read."""
+    try:
+        ws = workspace(home, writing=False)
+    except (IntegrityError, UnavailableError) as exc:
+        click.echo(f"warning: {exc}; releases are not shown", err=True)
+        return open_rollback(home, project_root()).pointers, None
+    return ws.promoter.pointers, ws.journal
+
+
+def _moment(at: str | None) -> datetime | None:
     try:
         return clock.parse_time(at) if at else None
     except ValueError as exc:
         raise UsageError(f"--at {at!r} is no RFC 3339 time, such as 2026-01-31T02:00:00Z") from exc
 
 
-def _history_row(ws: Workspace, name: str, until: Any) -> dict[str, Any]:
-    history = ws.promoter.history(name)
-    bodies = [b for b in history.generations if until is None or clock.parse_time(b.time) <= until]
-    then = PointerHistory(name, bodies)
-    released = ws.journal.pointer(name).released
+def _history_row(
+    history: PointerHistory, journal: Journal | None, until: datetime | None
+) -> dict[str, Any]:
+    then = _as_of(history, until)
+    released = _released(journal, history.name, until) if journal else frozenset()
     holder = then.held_by(released)
     return {
-        "name": name,
+        "name": then.name,
         "live": then.live.model_dump(mode="json") if then.live else None,
         "held": holder is not None,
         "held_by": holder.generation if holder else None,
-        "generations": [body.model_dump(mode="json") for body in bodies],
+        "generations": [body.model_dump(mode="json") for body in then.generations],
         "withdrawn": sorted(then.withdrawn()),
     }
+
+
+def _as_of(history: PointerHistory, until: datetime | None) -> PointerHistory:
+    """What was live at a moment. Numbers give the order; clocks only say how far to go."""
+    if until is None:
+        return history
+    before = [g.generation for g in history.generations if clock.parse_time(g.time) <= until]
+    return PointerHistory(history.name, history.generations[: max(before, default=0)])
+
+
+def _released(journal: Journal, name: str, until: datetime | None) -> frozenset[int]:
+    if until is None:
+        return journal.pointer(name).released
+    return frozenset(
+        record.data.generation
+        for record in journal.store.read_stream(pointer_stream(name))
+        if isinstance(record.data, PointerReleased) and clock.parse_time(record.time) <= until
+    )
 
 
 def _print_live(row: dict[str, Any]) -> None:
@@ -274,7 +216,7 @@ def _print_live(row: dict[str, Any]) -> None:
         return
     body = Generation(**row["live"])
     held = f"  held by {body.actor} {age(body.time)} ago" if row["held"] else ""
-    click.echo(_line(body) + held)
+    click.echo(checkpoint_line(body) + held)
 
 
 def _print_history(row: dict[str, Any]) -> None:
@@ -285,37 +227,14 @@ def _print_history(row: dict[str, Any]) -> None:
             "live" if raw == row["live"] else "withdrawn" if body.origin in row["withdrawn"] else ""
         )
         what = short_id(body.run_id) if body.run_id else "-"
+        by = f"{body.actor}, automatic" if body.automatic else body.actor
         why = f'  "{body.reason}"' if body.reason else ""
         of = f" of g{body.origin}" if body.kind in ("rollback", "fence") else ""
         click.echo(
             f"g{body.generation:<4} {body.kind + of:<16} {what:<22} {(body.digest or '-')[7:19]:<12} "
-            f"{age(body.time):>4} ago  {body.actor}  {state}{why}".rstrip()
+            f"{age(body.time):>4} ago  {by}  {state}{why}".rstrip()
         )
     if row["held"]:
-        click.echo(f"held; when fixed: launcher release {row['name']}")
-
-
-@click.command("pull", help="Fetch a checkpoint to DEST: verified, and there whole or not at all.")
-@click.argument("ref")
-@click.argument("dest")
-@json_option
-@home_option
-def pull_command(ref: str, dest: str, as_json: bool, home: str | None) -> int:
-    ws = workspace(home, writing=False)
-    place = project_root() / dest
-    with translated():
-        if not ref.startswith(("run:", "pointer:", "sha256:")):
-            raise UsageError(f"{ref!r} is no ref", "run:RUN, pointer:NAME or sha256:<hex>")
-        found = resolve_digest(ref, ws.journal, ws.store)
-        if place.is_dir():
-            place = place / (
-                Path(found.shown).name if ref.startswith("run:") else "student" + found.suffix
-            )
-        ws.store.fetch_blob(found.digest, place)
-    if as_json:
-        print_json(
-            {"ref": ref, "path": str(place), "digest": found.digest, "size_bytes": found.size_bytes}
+        click.echo(
+            f"held since g{row['held_by']}; when fixed: launcher release {quote(row['name'])}"
         )
-    else:
-        click.echo(f"{place}  {human_bytes(found.size_bytes)}  {found.digest[:19]}…  verified")
-    return 0

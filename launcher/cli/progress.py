@@ -1,65 +1,44 @@
-"""What ``submit`` and ``resume`` show while a run goes on. On a terminal a living line; else one fact a line."""
+"""What ``submit`` and ``resume`` show while a run goes on. On a terminal a living line; else one fact a line.
+
+1. A line for the run, one for each stage when it ends, and as the very last line, on success and failure
+   alike, ``stage=… cause=… exit_code=…``.
+2. A screen that goes away (a closed pipe, a full disk behind ``>``) ends nothing: the run goes on without it.
+"""
 
 from __future__ import annotations
 
-import sys
+import shlex
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import click
-
-from launcher.cli.common import duration, seconds_between, short_id
+from launcher.cli.common import duration
+from launcher.cli.logfile import last_lines
+from launcher.cli.stages import remaining, stage_line, stage_seconds
+from launcher.cli.terminal import echo, facts, is_terminal, mark, one_line, paint
+from launcher.cli.view import View
 from launcher.runner import RunOutcome
 from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
+from ledger.events import RunCancelled, RunFailed
 from ledger.projections.promotion import rollback_command
-from ledger.projections.storage_alert import human_bytes
+from ledger.run_state import SETTLED_WELL
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.live import Live
 
-__all__ = ["Screen", "last_lines", "say_end"]
+__all__ = ["Screen", "say_end"]
 
-_MARKS = {
-    "succeeded": ("✓", "green"),
-    "reused": ("✓", "green"),
-    "failed": ("✗", "red"),
-    "skipped": ("-", "bright_black"),
-    "running": ("●", "yellow"),
-    "submitted": ("●", "yellow"),
-    "intended": ("●", "yellow"),
-    "pending": ("·", "bright_black"),
-}
-
-
-def mark(status: str) -> str:
-    """A stage's mark on a terminal, its state in words elsewhere."""
-    if not sys.stdout.isatty():
-        return status
-    sign, colour = _MARKS[status]
-    return click.style(sign, fg=colour)
-
-
-def last_lines(log: Path, count: int, limit_bytes: int = 64 * 1024) -> list[str]:
-    """The last ``count`` lines of a log that may be gigabytes or not UTF-8; [] if it is absent."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - limit_bytes))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    printable = ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]
-    return printable[-count:]
+_LOG_LINES = 10
 
 
 class Screen:
     """The progress of one run; a context manager that leaves the terminal as it was."""
 
     def __init__(self, ws: Workspace) -> None:
-        self.ws = ws
-        self._status: Status | None = None
+        self.ws, self.view = ws, View(ws)
+        self._live: Live | None = None
+        self._usual: dict[str, tuple[float, int] | None] = {}
 
     def __enter__(self) -> Screen:
         return self
@@ -73,113 +52,134 @@ class Screen:
         self._clear()
 
     def opening(self, state: RunState) -> None:
-        """The first line: which run, from which teacher and code."""
+        """The first line: which run, from which teacher and code; then the stages that ended before."""
+        echo("  ".join(self._opening(state)))
+        if state.status == "open" and is_terminal():
+            hint = f"launcher resume {self.view.name(state.run_id)}"
+            echo(paint(f"Ctrl-C stops the stage; closing the terminal does not: {hint}", dim=True))
+        for stage in state.stages.values():
+            if stage.status in SETTLED_WELL:
+                echo(stage_line(self.ws.store, state, stage))
+
+    def _opening(self, state: RunState) -> list[str]:
         request = state.request
+        name = self.view.name(state.run_id) if is_terminal() else state.run_id
+        parts = [f"run {paint(name, bold=True)}"]
         if request is None:
-            return
-        parts = [f"run {state.run_id}"]
+            return parts
         if request.teacher_checkpoint:
-            parts.append(f"teacher {request.teacher_checkpoint.ref}")
+            number = self.view.teacher_generation(state)
+            at = f" g{number}" if number else ""
+            parts.append(f"teacher {request.teacher_checkpoint.ref}{at}")
         commit, dirty = request.provenance.source_commit, request.provenance.dirty
         if commit:
             parts.append(f"code {commit[:7]}" + (f" +{dirty} dirty" if dirty else ""))
-        click.echo("  ".join(parts))
+        return parts
+
+    # --- what the runner tells ---
 
     def stage_began(self, state: RunState, stage: StageState, log: Path) -> None:
-        if not sys.stdout.isatty():
-            again = f" attempt {stage.attempt}" if stage.attempt > 1 else ""
-            click.echo(f"{stage.plan.name} started{again}")
+        if not is_terminal():
+            again = f"  attempt {stage.attempt}" if stage.attempt > 1 else ""
+            echo(f"{stage.plan.name}  started{again}")
 
     def stage_waits(self, state: RunState, stage: StageState, log: Path) -> None:
-        if not sys.stdout.isatty():
+        if not is_terminal():
             return
-        from rich.markup import escape
-        from rich.status import Status
-
-        spent = duration(seconds_between(stage.started_at, None) or 0)
-        tail = (last_lines(log, 1) or [""])[0][:100]
-        text = f"{stage.plan.name:<8} {spent:>7}  [dim]{escape(tail)}[/dim]"
-        if self._status is None:
-            self._status = Status(text)
-            self._status.start()
-        else:
-            self._status.update(text)
+        try:
+            self._draw(self._living(state, stage, log))
+        except OSError:
+            self._live = None
 
     def stage_ended(self, state: RunState, stage: StageState, log: Path) -> None:
         self._clear()
-        click.echo(stage_line(state, stage))
+        echo(stage_line(self.ws.store, state, stage))
         if stage.status == "failed":
-            for line in last_lines(log, 10):
-                click.echo(f"  | {line}")
+            for line in last_lines(log, _LOG_LINES):
+                echo(paint(f"  | {line}", dim=True))
 
     def note(self, text: str) -> None:
         self._clear()
-        click.echo(text, err=True)
+        echo(text, err=True)
+
+    # --- the living line ---
+
+    def _living(self, state: RunState, stage: StageState, log: Path) -> list[str]:
+        spent = stage_seconds(stage) or 0.0
+        again = f"  attempt {stage.attempt}" if stage.attempt > 1 else ""
+        left = self._left(state, stage, spent)
+        first = f" {mark('running')} {stage.plan.name:<8} {duration(spent):>7}{again}  {left}"
+        return [first, *(f"   {line}" for line in last_lines(log, 1))]
+
+    def _left(self, state: RunState, stage: StageState, spent: float) -> str:
+        name = stage.plan.name
+        if name not in self._usual:
+            self._usual[name] = self.view.usual_seconds(state, name)
+        return remaining(self._usual[name], spent)
+
+    def _draw(self, lines: list[str]) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        text = Text("\n", no_wrap=True, overflow="ellipsis").join(
+            Text.from_ansi(line if at == 0 else paint(line, dim=True))
+            for at, line in enumerate(lines)
+        )
+        if self._live is None:
+            self._live = Live(text, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(text, refresh=True)
 
     def _clear(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
 
 
-def stage_line(state: RunState, stage: StageState) -> str:
-    """``✓ retrain  18m30s  student 1.9 MB`` and the like."""
-    spent = seconds_between(stage.started_at, stage.completed_at)
-    shown = duration(spent) if spent is not None and stage.attempt else ""
-    return f" {mark(stage.status)} {stage.plan.name:<8} {shown:>7}  {_facts(state, stage)}".rstrip()
-
-
-def _facts(state: RunState, stage: StageState) -> str:
-    if stage.status == "failed":
-        last = stage.failures[-1]
-        return f"{last.cause}: {last.message}"
-    if stage.status == "skipped":
-        return stage.reason or ""
-    facts = []
-    if stage.status == "succeeded":
-        if stage.plan.name == "retrain" and state.student:
-            facts.append(f"student {human_bytes(state.student.size_bytes)}")
-        if stage.plan.name == "relabel" and state.tags and state.tags.tag_file:
-            facts.append(
-                f"tags {state.tags.tag_file}" if state.tags.digest else "no tag file was written"
-            )
-        if stage.plan.name == "llm_off" and "success_rate" in state.metrics:
-            facts.append(f"success_rate {state.metrics['success_rate']:.3f}")
-    return "  ".join(facts)
+# --- the end ------------------------------------------------------------------------------------
 
 
 def say_end(ws: Workspace, outcome: RunOutcome) -> None:
-    """The last lines: what is live now, or stage, cause and exit code; and what to type next."""
-    state, short = outcome.state, short_id(outcome.state.run_id)
+    """The last lines: what is live now, or what to type next; then stage, cause and exit code."""
+    state, name = outcome.state, View(ws).name(outcome.state.run_id)
+    ending = f"{name} {state.status}: {_verdict(outcome)} exit_code={outcome.exit_code}"
     if state.status == "succeeded":
-        _say_promotion(outcome)
-        where = ws.documents.run_dir(state.request) if state.request else ""
-        click.echo(f"{short} succeeded  {where}")
-        return
-    end = state.end
-    stage = getattr(end, "stage", None) or "-"
-    cause = getattr(end, "cause", "cancelled")
-    if state.status == "failed":
-        click.echo(f"log     launcher logs {short} {stage}", err=True)
-    click.echo(
-        f"launcher: {short} {state.status}: stage={stage} cause={cause} "
-        f"exit_code={outcome.exit_code}",
-        err=True,
-    )
+        _say_promotion(outcome, name)
+        if state.request:
+            echo(f"folder  {ws.documents.run_dir(state.request)}")
+    elif isinstance(state.end, RunFailed):
+        for line in facts(
+            "next", (f"launcher status {name}", f"launcher logs {name} {state.end.stage}")
+        ):
+            echo(line)
+    if outcome.exit_code:
+        echo(f"launcher: {ending}", err=True)
+    else:
+        echo(paint(ending, dim=True))
 
 
-def _say_promotion(outcome: RunOutcome) -> None:
-    if outcome.promotion_error is not None:
-        click.echo(f"launcher: not promoted: {outcome.promotion_error}", err=True)
-        return
-    moved = outcome.promotion
+def _verdict(outcome: RunOutcome) -> str:
+    end = outcome.state.end
+    if isinstance(end, RunFailed):
+        return f"stage={end.stage} cause={end.cause}"
+    if isinstance(end, RunCancelled):
+        return f"stage={end.stage or '-'} cause=cancelled"
+    if outcome.exit_code:
+        moved = outcome.promotion
+        return f"stage=promotion cause={(moved.cause if moved else None) or 'race'}"
+    return "stage=- cause=-"
+
+
+def _say_promotion(outcome: RunOutcome, name: str) -> None:
+    moved, error = outcome.promotion, outcome.promotion_error
+    if error is not None:
+        echo(f"launcher: not promoted: {one_line(str(error))}", err=True)
     if moved is None:
         return
     if moved.outcome == "refused" or moved.generation is None:
-        click.echo(f"launcher: not promoted: {moved.reason}", err=True)
+        echo(f"launcher: not promoted: {one_line(moved.reason or moved.cause or '')}", err=True)
         return
     body = moved.generation
-    click.echo(f"live    {body.name} g{body.generation} = {short_id(outcome.state.run_id)}")
+    echo(f"live    {body.name} g{body.generation} = {name}")
     undo = rollback_command(body.name, body.previous.generation)
-    if undo:
-        click.echo(f"undo    {undo}")
+    echo(f"undo    {undo}" if undo else f"next    launcher pointers {shlex.quote(body.name)}")

@@ -10,7 +10,11 @@ import click
 
 from launcher import clock, request
 from launcher.cli.common import home_option, project_root, short_id, workspace
+from launcher.cli.driving import driving
+from launcher.cli.plan import plan_lines
 from launcher.cli.progress import Screen, say_end
+from launcher.cli.terminal import echo
+from launcher.cli.view import View
 from launcher.config import Config, load
 from launcher.errors import ConflictError, UsageError
 from launcher.executors.local import LocalExecutor
@@ -36,7 +40,17 @@ def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
-@click.command("submit", help="Start a run and follow it to its end.")
+_SUBMIT_EXAMPLES = """\b
+Examples:
+  launcher submit --config configs/self_distill/mine.env --teacher-checkpoint checkpoints/preplan.pt \\
+    --teacher-scorecard results/scorecard.json --promotion-target checkpoints/stable/student_latest.pt
+  launcher submit --config mine.env --teacher-checkpoint pointer:student --set BATCH=256 --dry-run
+
+A REF is a path, run:RUN (its student), pointer:NAME (what is live) or sha256:…. Flags beat --set, --set beats the
+config."""
+
+
+@click.command("submit", help="Start a run and follow it to its end.", epilog=_SUBMIT_EXAMPLES)
 @click.option("--config", metavar="FILE", required=True, help="What to run: the .env file.")
 @click.option(
     "--teacher-checkpoint", metavar="REF", help="A path, run:RUN, pointer:NAME or sha256:…."
@@ -89,9 +103,7 @@ def submit_command(
     dry_run: bool,
     home: str | None,
 ) -> int:
-    parsed = load(project_root() / config)
     sets = _pairs(overrides, "--set")
-    parsed = parsed.with_overrides(sets)
     flags = request.Flags(
         run_id=run_id or clock.new_run_id(clock.now()),
         teacher_checkpoint=teacher_checkpoint,
@@ -105,19 +117,35 @@ def submit_command(
         labels=_pairs(labels, "--label"),
         note=note,
     )
+    request.check_names(flags)
+    parsed = load(project_root() / config, sets).knowing(os.environ)
     request.check(flags, parsed)
     for warning in parsed.warnings:
         click.echo(f"warning: {warning}", err=True)
+    if not dry_run:
+        _refuse_early(home, parsed, flags)
     ws = workspace(home, writing=not dry_run)
     with translated():
         wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
         for warning in skip_warnings(wanted.stages):
             click.echo(f"warning: {warning}", err=True)
         if dry_run:
-            _print_plan(wanted)
+            for line in plan_lines(View(ws), parsed, wanted):
+                click.echo(line)
             return 0
-        _append_request(ws, wanted)
-        return _drive(ws, parsed, wanted.run_id)
+        with driving(ws, wanted.run_id):
+            _append_request(ws, wanted)
+            return _drive(ws, parsed, wanted.run_id)
+
+
+def _refuse_early(home: str | None, config: Config, flags: request.Flags) -> None:
+    """Whatever is wrong is said before anything is made, the home included."""
+    reading = workspace(home, writing=False)
+    try:
+        with translated():
+            request.preflight(reading, config, flags)
+    finally:
+        reading.ledger.close()
 
 
 def _append_request(ws: Workspace, wanted: RunRequested) -> None:
@@ -132,28 +160,18 @@ def _append_request(ws: Workspace, wanted: RunRequested) -> None:
     ws.journal.record_run(wanted.run_id, propose)
 
 
-def _print_plan(wanted: RunRequested) -> None:
-    click.echo(f"run {wanted.run_id}  (dry run: nothing was started or written)")
-    click.echo(f"config              {wanted.config.path}")
-    for label, given in (
-        ("teacher checkpoint", wanted.teacher_checkpoint),
-        ("teacher scorecard", wanted.teacher_scorecard),
-    ):
-        if given is not None:
-            click.echo(f"{label:<19} {given.path}  {given.digest[:19]}…  {given.size_bytes} bytes")
-    for plan in wanted.stages:
-        click.echo(f"{plan.name:<19} {plan.command if plan.command else '(skipped: no command)'}")
-    if wanted.promotion:
-        click.echo(f"promotion target    {wanted.promotion.target}")
-
-
 def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -> int:
     screen = Screen(ws)
     runner = Runner(ws, LocalExecutor(ws.store, ws.home), config, screen)
     runner.force = force
     screen.opening(ws.journal.run(run_id))
-    with screen:
-        outcome = runner.run(run_id)
+    try:
+        with screen:
+            outcome = runner.run(run_id)
+    except KeyboardInterrupt:
+        name = View(ws).name(run_id)
+        echo(f"launcher: left {name}; what was started goes on: launcher resume {name}", err=True)
+        return 130
     say_end(ws, outcome)
     return outcome.exit_code
 
@@ -169,7 +187,9 @@ def resume_command(run: str, force: bool, home: str | None) -> int:
     with translated():
         run_id = find_run(ws.journal, run)
         state = ws.journal.run(run_id)
-        return _drive(ws, config_of(ws, state, os.environ), run_id, force=force)
+        config = config_of(ws, state, os.environ)
+        with driving(ws, run_id):
+            return _drive(ws, config, run_id, force=force)
 
 
 @click.command("cancel", help="Stop a run: its whole process group, after a grace period.")
@@ -206,7 +226,9 @@ def config_of(ws: Workspace, state: RunState, environment: Mapping[str, str]) ->
         path = Path(state.request.project_root, ref.path)
         if path.is_file():
             present = load(path).variables
-            secrets |= {name: present[name] for name in stored.secret_names if name in present}
+            # A value that --set gave is not the file's, so the file must not stand in for it.
+            names = stored.secret_names - {n for n, value in ref.overrides.items() if value is None}
+            secrets |= {name: present[name] for name in names if name in present}
     missing = sorted(stored.secret_names - secrets.keys())
     if missing and state.status == "open":
         raise UsageError(

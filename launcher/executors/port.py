@@ -3,6 +3,7 @@
 1. ``start`` is idempotent: an attempt that was started before is adopted, never started again.
 2. An attempt is closed by its committed result alone. Nothing here believes a process id.
 3. ``stop`` commits a result that says who closed the attempt before it sends the first signal.
+4. Ended means that nothing of the attempt runs any more: another one may start.
 """
 
 from __future__ import annotations
@@ -65,27 +66,35 @@ class StageResult:
     def parse(cls, data: bytes, key: str) -> StageResult:
         """The result that ``data`` holds. Raises IntegrityError."""
         try:
-            raw: dict[str, Any] = json.loads(data)
-            seconds = raw.get("seconds") or {}
-            tags = raw.get("tag_file")
-            return cls(
-                exit_code=raw["exit_code"],
-                closed_by=raw["closed_by"],
-                message=raw.get("message"),
-                manifest_digest=raw.get("manifest_digest"),
-                log_digest=raw.get("log_digest"),
-                handle=Handle(**raw["handle"]) if raw.get("handle") else None,
-                running_seconds=seconds.get("running"),
-                collecting_seconds=seconds.get("collecting"),
-                checkpoints=tuple(Saved(**c) for c in raw.get("checkpoints", ())),
-                also_matched=tuple(raw.get("also_matched", ())),
-                student_refused=raw.get("student_refused"),
-                metrics=raw.get("metrics", {}),
-                metrics_ignored=tuple(raw.get("metrics_ignored", ())),
-                tag_file=Saved(**tags) if tags else None,
-            )
-        except (ValueError, KeyError, TypeError) as exc:
+            result = cls._of(json.loads(data))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise IntegrityError(f"{key} is no result: {exc}") from exc
+        if (result.exit_code is None) == (result.closed_by is None):
+            raise IntegrityError(f"{key} is no result: it has an exit code or says who closed it")
+        if result.exit_code == 0 and result.manifest_digest is None:
+            raise IntegrityError(f"{key} is no result: a success without a manifest")
+        return result
+
+    @classmethod
+    def _of(cls, raw: dict[str, Any]) -> StageResult:
+        seconds = raw.get("seconds") or {}
+        tags = raw.get("tag_file")
+        return cls(
+            exit_code=raw["exit_code"],
+            closed_by=raw["closed_by"],
+            message=raw.get("message"),
+            manifest_digest=raw.get("manifest_digest"),
+            log_digest=raw.get("log_digest"),
+            handle=Handle(**raw["handle"]) if raw.get("handle") else None,
+            running_seconds=seconds.get("running"),
+            collecting_seconds=seconds.get("collecting"),
+            checkpoints=tuple(Saved(**c) for c in raw.get("checkpoints", ())),
+            also_matched=tuple(raw.get("also_matched", ())),
+            student_refused=raw.get("student_refused"),
+            metrics=raw.get("metrics", {}),
+            metrics_ignored=tuple(raw.get("metrics_ignored", ())),
+            tag_file=Saved(**tags) if tags else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +104,14 @@ class NotStarted:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """It runs here."""
+    """It runs here; or it was closed and is being ended."""
 
     handle: Handle
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Its result is committed."""
+    """Its result is committed, and all of it has been seen gone."""
 
     result: StageResult
 
@@ -134,6 +143,14 @@ Observation = NotStarted | Running | Ended | Lost | Orphaned | Elsewhere
 class Executor(Protocol):
     """Runs attempts. Every method may raise UnavailableError."""
 
+    def prepare(self) -> None:
+        """Another attempt will start soon: do what can be done ahead. It may be nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what ``prepare`` made; attempts go on."""
+        ...
+
     def start(self, spec: StageSpec) -> Handle:
         """Start an attempt, or adopt it; returns who runs it."""
         ...
@@ -147,9 +164,19 @@ class Executor(Protocol):
         ...
 
     def stop(
-        self, run_id: str, stage: str, attempt: int, *, closed_by: str, grace_seconds: float
+        self,
+        run_id: str,
+        stage: str,
+        attempt: int,
+        *,
+        closed_by: str,
+        reason: str | None,
+        grace_seconds: float,
     ) -> None:
-        """Close an attempt and end its processes; returns when they have been seen gone."""
+        """Close an attempt and end its processes; returns when they have been seen gone.
+
+        ``reason`` goes into the result. One that is there already stands; what is left is ended still.
+        """
         ...
 
     def close_lost(self, run_id: str, stage: str, attempt: int, reason: str) -> None:

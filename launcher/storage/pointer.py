@@ -208,9 +208,14 @@ class Pointers:
         self._read: dict[str, list[Generation]] = {}
 
     def history(self, name: str) -> PointerHistory:
-        """Every generation of ``name``, as of now. Raises IntegrityError for a gap or an unreadable body."""
+        """Every generation of ``name``, as of now. Raises IntegrityError for a gap or an unreadable body.
+
+        Once some are known it is asked for the next one only, which costs the same however many there are.
+        """
         prefix = self._prefix(name)
         bodies = self._read.setdefault(name, [])
+        if bodies and not self.store.exists(_key(prefix, len(bodies) + 1)):
+            return PointerHistory(name, tuple(bodies))
         after = _key(prefix, len(bodies)) if bodies else ""
         for info in self.store.list(prefix, after):
             if not _GENERATION_KEY.fullmatch(info.key):
@@ -220,6 +225,23 @@ class Pointers:
                 raise IntegrityError(f"{name}: {expected} is missing from {self.store.where}")
             bodies.append(self._parse(name, len(bodies) + 1, info.key))
         return PointerHistory(name, tuple(bodies))
+
+    def recall(self, name: str, account: Sequence[Generation]) -> None:
+        """Take a ledger's account (from 1, contiguous) for read, if the newest one of it is what is stored.
+
+        Otherwise nothing is taken, and ``history`` reads everything. Older ones are the audit's to compare.
+        """
+        if self._read.get(name) or not account:
+            return
+        newest = account[-1]
+        try:
+            stored = self._parse(
+                name, newest.generation, _key(self._prefix(name), newest.generation)
+            )
+        except IntegrityError:
+            return
+        if stored == newest:
+            self._read[name] = list(account)
 
     def create(self, body: Generation) -> None:
         """Create a generation: the moment it is live. Raises ObjectExistsError: somebody else has the number.

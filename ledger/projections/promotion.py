@@ -6,32 +6,23 @@ import shlex
 from typing import Any
 
 from ledger.events import PromotionConfirmed
-from ledger.pointers import PointerState
 
 __all__ = ["promotion_document", "rollback_command"]
 
 
-def promotion_document(state: PointerState, run_id: str) -> dict[str, Any] | None:
-    """The record of the newest promotion that ``run_id`` made of this pointer; None where it made none."""
-    found: tuple[str, PromotionConfirmed] | None = None
-    for time, confirmed in state.confirmations:
-        body = confirmed.generation
-        if body.run_id == run_id and body.kind == "promotion":
-            found = (time, confirmed)
-    if found is None:
-        return None
-    confirmed = found[1]
-    body = confirmed.generation
+def promotion_document(confirmed: PromotionConfirmed) -> dict[str, Any]:
+    """The record of one promotion. ``rollback`` is None where no checkpoint was live before it."""
+    body, before = confirmed.generation, confirmed.generation.previous
     return {
-        "run_id": run_id,
+        "run_id": body.run_id,
         "timestamp": body.time,
         "promoted_from": confirmed.promoted_from,
         "promoted_to": body.name,
         "backup": confirmed.backup,
         "digest": body.digest,
         "generation": body.generation,
-        "previous_digest": body.previous.digest,
-        "rollback": rollback_command(body.name, body.previous.generation),
+        "previous_digest": before.digest,
+        "rollback": rollback_command(body.name, before.generation if before.digest else 0),
     }
 
 

@@ -10,10 +10,10 @@ __all__ = ["human_bytes", "storage_alert_text"]
 
 
 def human_bytes(size_bytes: int) -> str:
-    """``1536`` -> ``1.5 KB``; decimal units, as file managers show them."""
+    """``1536`` -> ``1.5 kB``; decimal units, as file managers show them."""
     value = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
+        if round(value, 1) < 1000 or unit == "TB":
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
@@ -37,7 +37,9 @@ def _obsolete(measured: StorageMeasured) -> list[str]:
     if not measured.obsolete_count:
         return ["Obsolete checkpoints: none."]
     total = f"{measured.obsolete_bytes} bytes ({human_bytes(measured.obsolete_bytes)})"
-    lines = [f"Obsolete checkpoints: {measured.obsolete_count}, {total}. To remove one:"]
+    lines = [
+        f"Obsolete checkpoints: {measured.obsolete_count}, {total}. To remove one, in the project root:"
+    ]
     for item in measured.obsolete:
         lines.append(f"  rm -- {shlex.quote(item.path)}   # {item.size_bytes} bytes, {item.why}")
     hidden = measured.obsolete_count - len(measured.obsolete)

@@ -1,0 +1,127 @@
+"""A stage's command: started, waited for, and ended with everything that it started.
+
+``bash -o pipefail -c COMMAND``, in a process group of its own, both outputs raw into one log. Where the
+kernel can (Linux), its orphaned descendants become children of this process, so that "all of it is gone"
+is something the kernel says, not something that was looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.agent.processes import MARK, adopt_orphans, descendants, members, send
+
+__all__ = ["Command", "NotStartedError"]
+
+
+class NotStartedError(Exception):
+    """The command could not be started; ``code`` as a shell gives it, or None where its log cannot be written."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Command:
+    """One running command, whose attempt's ``lock`` (path and descriptor) it inherits.
+
+    Raises NotStartedError.
+    """
+
+    def __init__(
+        self, text: str, *, cwd: str, environment: Mapping[str, str], log: Path, lock: Path, fd: int
+    ) -> None:
+        self._lock = lock
+        self._adopts = adopt_orphans()
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            out = log.open("ab")
+        except OSError as exc:
+            raise NotStartedError(f"cannot write {log}: {exc.strerror}") from exc
+        with out:
+            try:
+                self._bash = subprocess.Popen(
+                    ["bash", "-o", "pipefail", "-c", text],
+                    cwd=cwd,
+                    env={**environment, MARK: str(lock)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(fd,),
+                    process_group=0,
+                )
+            except OSError as exc:
+                # As a shell says it: 127 for a program that is not there, 126 for one that cannot run.
+                code = 127 if isinstance(exc, FileNotFoundError) else 126
+                what = f"cannot start bash in {cwd}: {exc.strerror}"
+                out.write(f"{what}\n".encode())
+                raise NotStartedError(what, code) from exc
+
+    def has_ended(self) -> bool:
+        """Whether its bash has ended; other children, adopted ones, are collected on the way."""
+        while self._adopts:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if found is None:
+                break
+            if found.si_pid == self._bash.pid:
+                self._bash.poll()
+            else:
+                os.waitpid(found.si_pid, 0)
+        return self._bash.poll() is not None
+
+    def end(self, grace_seconds: float) -> int:
+        """End all that is left of it; returns bash's exit code, 128 + n for a signal.
+
+        Its group is asked first, as Ctrl-C would; who left the group only once bash is gone, for a
+        trainer may have to end its workers in order. KILL to all of them when the grace is over.
+        Processes that are another user's by now are not waited for.
+        """
+        deadline = time.monotonic() + grace_seconds
+        self._signal_group(signal.SIGTERM)
+        self._signal_group(signal.SIGCONT)
+        told: set[int] = set()
+        not_ours: set[int] = set()
+        pause = 0.001
+        while left := self._remains() - not_ours:
+            if time.monotonic() >= deadline:
+                not_ours |= {pid for pid in left if not send(pid, signal.SIGKILL)}
+            elif self._bash.returncode is not None:
+                not_ours |= {pid for pid in left - told if not send(pid, signal.SIGTERM)}
+                told |= left
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        code = self._bash.wait()
+        return 128 - code if code < 0 else code
+
+    def _remains(self) -> set[int]:
+        """Who is alive of it, bash included."""
+        if not self._adopts:
+            self.has_ended()
+            return members(self._lock)
+        while not (self.has_ended() and _is_childless()):
+            found = descendants(os.getpid())
+            if found:
+                return found
+        return set()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._bash.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+def _is_childless() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False

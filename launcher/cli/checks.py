@@ -1,0 +1,176 @@
+"""audit, doctor."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import asdict
+from typing import Any, Final
+
+import click
+
+from launcher import doctor
+from launcher.audit import Report, Scene, audit
+from launcher.cli.common import home_option, json_option, print_json, project_root
+from launcher.cli.driving import is_driven
+from launcher.errors import IntegrityError, UnavailableError, UsageError
+from launcher.settings import Settings
+from launcher.workspace import open_parts, open_workspace
+from ledger.stores.port import TreeHead
+
+__all__ = ["audit_command", "doctor_command"]
+
+#: So many things that are wrong are shown of each check; --json shows all.
+_SHOWN: Final = 20
+_LIMITS: Final = (
+    "an unsigned ledger cannot show by itself that its tail was cut off, "
+    "or rewritten, together with its heads"
+)
+_NEXT: Final = {
+    "ledger": "keep ledger.db as it is and put a backup copy in its place; until then a rollback works without it",
+    "documents": "launcher replay rewrites the documents from the ledger",
+    "results": "compare with a backup of the store; the ledger keeps what was recorded",
+    "blobs": "put the blob back from a backup, or from a copy whose sha256 is the same",
+    "pointers": "compare with a backup of the store; nothing is promoted or repaired until this is settled",
+    "targets": "launcher replay puts the live checkpoint back (what is there is kept as a backup)",
+}
+_LEDGER: Final = ("bytes", "order", "ids", "history", "heads")
+
+
+@click.command("audit", help="Check ledger, documents, results, blobs, pointers and target files.")
+@click.option(
+    "--quick", is_flag=True, help="Blobs: that they are there and their sizes; no hashing."
+)
+@click.option(
+    "--expect-head",
+    "expected",
+    metavar="SIZE:ROOT",
+    multiple=True,
+    help="A head that an earlier audit printed and you kept elsewhere: this ledger must extend it.",
+)
+@json_option
+@home_option
+def audit_command(quick: bool, expected: tuple[str, ...], as_json: bool, home: str | None) -> int:
+    """Reads only. Exit 4 where anything is wrong."""
+    heads = [_head(text) for text in expected]
+    report = audit(_scene(home), quick=quick, elsewhere=heads)
+    if as_json:
+        print_json(_as_json(report))
+    else:
+        _print(report, heads)
+    return IntegrityError.exit_code if report.problems else 0
+
+
+def _head(text: str) -> TreeHead:
+    found = re.fullmatch(r"(\d{1,18}):([0-9a-fA-F]{64})", text.strip())
+    if found is None:
+        raise UsageError(f"--expect-head {text!r} is no SIZE:ROOT", "launcher audit prints one")
+    return TreeHead(int(found[1]), bytes.fromhex(found[2]))
+
+
+def _scene(home: str | None) -> Scene:
+    """What is to be audited; a ledger that cannot be opened is left out, and the rest is audited."""
+    root = project_root()
+    settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
+    try:
+        ws = open_workspace(settings, root, writing=False)
+    except (IntegrityError, UnavailableError, UsageError) as exc:
+        home_folder, store = open_parts(settings, root)
+        return Scene(None, store, root, home_folder, settings.project, exc.message)
+    return Scene(ws.ledger, ws.store, ws.root, ws.home, settings.project)
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": not report.problems,
+        "first_bad_position": report.first_position,
+        "head": _shown_head(report.head),
+        "checks": [
+            {
+                "name": check.name,
+                "ok": None if check.skipped and not check.problems else not check.problems,
+                "looked_at": check.looked_at,
+                "skipped": check.skipped or None,
+                "problems": [
+                    {"where": p.where, "what": p.what, "position": p.position}
+                    for p in check.problems
+                ],
+                "notes": check.notes,
+            }
+            for check in report.checks
+        ],
+        "limits": _LIMITS,
+    }
+
+
+def _shown_head(head: TreeHead | None) -> str | None:
+    return f"{head.size}:{head.root.hex()}" if head else None
+
+
+def _print(report: Report, heads: list[TreeHead]) -> None:
+    for check in report.checks:
+        mark = "BAD " if check.problems else "-   " if check.skipped else "ok  "
+        said = f"not checked: {check.skipped}" if check.skipped else check.looked_at
+        if check.problems:
+            said = f"{len(check.problems)} wrong"
+        click.echo(f"{mark} {check.name:<10} {said}")
+        for problem in check.problems[:_SHOWN]:
+            click.echo(f"       {problem.where}: {problem.what}")
+        if len(check.problems) > _SHOWN:
+            click.echo(f"       … and {len(check.problems) - _SHOWN} more: --json")
+        for note in check.notes:
+            click.echo(f"       note: {note}")
+    if report.head is not None:
+        click.echo(f"head  {_shown_head(report.head)}")
+    if heads and not report.problems:
+        click.echo(
+            f"this ledger extends the head of {max(h.size for h in heads)} events kept elsewhere"
+        )
+    else:
+        click.echo(f"limit {_LIMITS}: keep the head elsewhere, and audit with --expect-head")
+    _print_end(report)
+
+
+def _print_end(report: Report) -> None:
+    if not report.problems:
+        click.echo("everything that was checked is what was written")
+        return
+    first = report.first_position
+    at = f"; the first bad position is {first}" if first is not None else ""
+    bad = [check.name for check in report.checks if check.problems]
+    for name in dict.fromkeys("ledger" if n in _LEDGER else n for n in bad):
+        click.echo(f"next  {name}: {_NEXT[name]}")
+    click.echo(
+        f"launcher: audit found {len(report.problems)} wrong in {', '.join(bad)}{at}", err=True
+    )
+
+
+@click.command(
+    "doctor", help="Check this machine: tools, disk, store, locks, clock, ledger, leftovers."
+)
+@click.option(
+    "--no-probe",
+    is_flag=True,
+    help="Make no hidden file in the store: create-only, locks and the disk's clock are not tried.",
+)
+@json_option
+@home_option
+def doctor_command(no_probe: bool, as_json: bool, home: str | None) -> int:
+    """Exit 0 with warnings; 4, 5 or 2 where something failed."""
+    root = project_root()
+    settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
+    findings = []
+    for finding in doctor.examine(settings, root, probe=not no_probe, is_driven=is_driven):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.state:<8} {finding.name:<13} {finding.what}")
+            if finding.do:
+                click.echo(f"{'':<22} {finding.do}")
+    code = doctor.exit_code(findings)
+    if as_json:
+        rows = [{k: v for k, v in asdict(f).items() if k != "code"} for f in findings]
+        print_json({"ok": code == 0, "findings": rows})
+    elif code:
+        failed = ", ".join(f.name for f in findings if f.state == "failed")
+        click.echo(f"launcher: doctor: failed: {failed}", err=True)
+    return code
