@@ -147,6 +147,18 @@ def test_a_wrong_expected_version_appends_nothing(store: EventStore, expected: i
     assert store.head().size == 1
 
 
+def test_an_append_is_decided_on_the_newest_state(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    say(store, "run/a", "1")
+    say(other, "run/a", "2", "3", version=1)
+    say(store, "run/a", "4", version=3)
+    say(other, "run/b", "5", version=0)
+    with pytest.raises(VersionConflictError) as caught:
+        say(store, "run/b", "6", version=0)
+    assert caught.value.actual == 1
+    assert [r.id for r in store.append("run/b", 9, [skipped("5")], now=LATER, actor="x")] == ["5"]
+
+
 def test_the_same_fact_again_is_the_first_record(backend: Backend) -> None:
     store = backend.open()
     first = store.append("run/a", 0, [skipped("1"), skipped("2")], now=NOW, actor="ana")
