@@ -58,13 +58,20 @@ class LedgerObjects:
             raise NoAnswerError(self.where, str(exc).removeprefix(f"{self.where}: ")) from exc
 
 
-def open_ledger(store: ObjectStore, caches: Path, *, writing: bool) -> ObjectsEventStore:
-    """The ledger in ``store``; its cache is a folder of its own under ``caches``."""
-    name = hashlib.sha256(store.where.encode()).hexdigest()[:16]
+def open_ledger(
+    store: ObjectStore, caches: Path, *, writing: bool, place: str = "", tries: int = 6
+) -> ObjectsEventStore:
+    """The ledger in ``store``; its cache is a folder of its own under ``caches``.
+
+    ``place`` tells this store from all others where ``store.where`` alone does not (an endpoint).
+    ``tries``: see ObjectsEventStore; fewer for a store that tries again by itself.
+    """
+    name = hashlib.sha256(f"{place}\n{store.where}".encode()).hexdigest()[:16]
     return ObjectsEventStore(
         LedgerObjects(store),
         caches / name,
         sleep=clock.sleep,
+        tries=tries,
         boot=boot_id(),
         read_only=not writing,
     )

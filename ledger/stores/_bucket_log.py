@@ -21,11 +21,10 @@ from ledger.stores.segments import (
 
 __all__ = ["BucketLog", "spread"]
 
-#: Tries of one call that is not answered, and the wait before the second; each further wait is doubled.
-_TRIES: Final = 6
+#: The wait before the second try of a call that is not answered; each further wait is doubled.
 _FIRST_WAIT_SECONDS: Final = 0.1
 #: Reads at a time, and segments in a batch.
-_READERS: Final = 32
+_READERS: Final = 24
 _ONE_BY_ONE: Final = 4
 _BATCH: Final = 512
 
@@ -33,10 +32,13 @@ T = TypeVar("T")
 
 
 class BucketLog:
-    """``sleep`` waits that many seconds. Raises LedgerUnavailableError once patience is at its end."""
+    """A call that is not answered is tried ``tries`` times in all; ``sleep`` waits that many seconds.
 
-    def __init__(self, objects: LogObjects, sleep: Callable[[float], None]) -> None:
-        self._objects, self._sleep = objects, sleep
+    Raises LedgerUnavailableError once patience is at its end.
+    """
+
+    def __init__(self, objects: LogObjects, sleep: Callable[[float], None], tries: int) -> None:
+        self._objects, self._sleep, self._tries = objects, sleep, tries
 
     @property
     def where(self) -> str:
@@ -46,7 +48,7 @@ class BucketLog:
     def create(self, sequence: int, data: bytes) -> bytes:
         """Create a segment, and say what lies under its number now: ``data``, or what another put there."""
         key, why = segment_key(sequence), ""
-        for attempt in range(_TRIES):
+        for attempt in range(self._tries):
             if attempt:
                 wait = _FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
                 self._sleep(wait * (0.5 + spread(data, attempt)))
@@ -62,7 +64,7 @@ class BucketLog:
                 if there is not None:
                     return there
         raise LedgerUnavailableError(
-            self.where, f"{key} was not confirmed in {_TRIES} tries ({why}); run it again"
+            self.where, f"{key} was not confirmed in {self._tries} tries ({why}); run it again"
         )
 
     def read(self, sequence: int) -> bytes | None:
@@ -130,7 +132,7 @@ class BucketLog:
 
     def _tried(self, attempt: Callable[[], T]) -> T:
         """What a call that changes nothing returns, tried again while nobody answers."""
-        for number in range(_TRIES - 1):
+        for number in range(self._tries - 1):
             try:
                 return attempt()
             except NoAnswerError:

@@ -53,7 +53,8 @@ class ObjectsEventStore:
 
     ``cache`` is a folder for this log alone, made where absent; None, or one that cannot be written, means
     memory. ``boot`` tells this boot of the machine from others: a cache of another is checked in full
-    before it is used. ``sleep`` waits that many seconds.
+    before it is used. ``sleep`` waits that many seconds; ``tries`` is how often a call is made that is not
+    answered (2 are enough where ``objects`` tries again by itself).
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class ObjectsEventStore:
         cache: Path | None = None,
         *,
         sleep: Callable[[float], None],
+        tries: int = 6,
         boot: str = "",
         read_only: bool = False,
     ) -> None:
-        self._log = BucketLog(objects, sleep)
+        self._log = BucketLog(objects, sleep, tries)
         self._sleep, self._read_only = sleep, read_only
         self._caches = SegmentCaches(cache, objects.where, boot)
         self._compared = False
