@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -38,9 +39,10 @@ from ledger.transparency.merkle import EMPTY_ROOT
 
 __all__ = ["ObjectsEventStore"]
 
-#: The wait after a lost race, at most; doubled with each further one of the same append up to the longest.
-_RACE_WAIT_SECONDS: Final = 0.01
-_LONGEST_RACE_WAIT_SECONDS: Final = 0.1
+#: The wait after a lost race, at most: as long as the create took, which tells how busy everything is, times
+#: two for each race lost in this append, up to 64 of them and in any case to the longest.
+_DOUBLINGS: Final = 6
+_LONGEST_RACE_WAIT_SECONDS: Final = 5.0
 #: For so many appends after a lost race a writer looks before each: it costs a read, saves creates that
 #: must lose, and lets others in, who would starve behind one that goes from success to success.
 _LOOKS_FIRST: Final = 16
@@ -53,8 +55,8 @@ class ObjectsEventStore:
 
     ``cache`` is a folder for this log alone, made where absent; None, or one that cannot be written, means
     memory. ``boot`` tells this boot of the machine from others: a cache of another is checked in full
-    before it is used. ``sleep`` waits that many seconds; ``tries`` is how often a call is made that is not
-    answered (2 are enough where ``objects`` tries again by itself).
+    before it is used. ``sleep`` waits that many seconds, ``stopwatch`` counts them. ``tries`` is how often a
+    call is made that is not answered (2 are enough where ``objects`` tries again by itself).
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class ObjectsEventStore:
         cache: Path | None = None,
         *,
         sleep: Callable[[float], None],
+        stopwatch: Callable[[], float] = time.monotonic,
         tries: int = 6,
         boot: str = "",
         read_only: bool = False,
     ) -> None:
         self._log = BucketLog(objects, sleep, tries)
-        self._sleep, self._read_only = sleep, read_only
+        self._sleep, self._stopwatch, self._read_only = sleep, stopwatch, read_only
         self._caches = SegmentCaches(cache, objects.where, boot)
         self._compared = False
         self._crowded = 0
@@ -168,6 +171,7 @@ class ObjectsEventStore:
             if said is not None:
                 return tip.size, said
             segment = next_segment(tip, raws)
+            begun = self._stopwatch()
             there = self._log.create(segment.sequence, segment.data)
             if there == segment.data:
                 # Acknowledged, whatever becomes of the cache.
@@ -176,10 +180,10 @@ class ObjectsEventStore:
                 self._crowded = max(0, self._crowded - 1)
                 return tip.size, None
             self._take_in([parse_segment(segment.sequence, there, self.where)])
-            wait = min(_RACE_WAIT_SECONDS * 2**lost, _LONGEST_RACE_WAIT_SECONDS)
             newest, lost = True, lost + 1
+            wait = (self._stopwatch() - begun) * 2 ** min(lost, _DOUBLINGS)
             self._crowded = _LOOKS_FIRST
-            self._sleep(wait * spread(segment.data, lost))
+            self._sleep(min(wait, _LONGEST_RACE_WAIT_SECONDS) * spread(segment.data, lost))
             self._refresh()
 
     # --- keeping up with the bucket ---
