@@ -53,7 +53,7 @@ format: $(READY) ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## Measure, each figure beside its peer in the same run
-	@for one in append overhead startup; do $(BIN)/python -m benchmarks.$$one; done
+	@for one in append bucket_append overhead startup; do $(BIN)/python -m benchmarks.$$one; done
 
 clean: ## Remove what can be made again (never runs/, checkpoints/, results/)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -10,6 +10,7 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailableError",
     "NewerSchemaError",
+    "NotACopyError",
     "VersionConflictError",
 ]
 
@@ -72,6 +73,16 @@ class LedgerDamagedError(LedgerError):
         at = f" at position {position}" if position is not None else ""
         super().__init__(f"{where} is damaged{at}: {detail}")
         self.where, self.detail, self.position = where, detail, position
+
+
+class NotACopyError(LedgerError):
+    """A ledger that was to be completed is not the beginning of the other one; neither was changed."""
+
+    def __init__(self, source: str, target: str, detail: str) -> None:
+        super().__init__(
+            f"{target} is no beginning of {source}: {detail}; copy to an empty place, or go on with the first"
+        )
+        self.source, self.target, self.detail = source, target, detail
 
 
 class LedgerUnavailableError(LedgerError):

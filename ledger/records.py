@@ -32,6 +32,7 @@ from ledger.upcasters import upcast
 
 __all__ = [
     "encode",
+    "envelope",
     "is_newer",
     "parse",
     "parse_stored",
@@ -146,6 +147,17 @@ def parse(position: int, raw: bytes, where: str) -> Recorded[Any]:
         detail = " ".join(str(exc).splitlines()[:3])
         raise LedgerDamagedError(where, f"no event: {detail}", position) from exc
     return Recorded(position=position, **envelope)
+
+
+def envelope(position: int, raw: bytes, where: str) -> dict[str, Any]:
+    """The envelope as it is stored, its data neither checked nor upcast: enough to index an event.
+
+    Raises LedgerDamagedError naming the position if the bytes are no event.
+    """
+    try:
+        return _envelope(raw)
+    except ValueError as exc:
+        raise LedgerDamagedError(where, f"no event: {exc}", position) from exc
 
 
 def parse_stored(stored: StoredEvent, where: str) -> Recorded[Any]:

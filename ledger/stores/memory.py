@@ -69,9 +69,6 @@ class MemoryEventStore:
     def _keep(self, raw: bytes) -> None:
         """One more event, whose version fits."""
         record = records.parse(len(self._events), raw, self.where)
-        if record.version != self._versions.get(record.stream, 0) + 1:
-            actual = self._versions.get(record.stream, 0)
-            raise VersionConflictError(record.stream, record.version - 1, actual)
         if self._newer is None and records.is_newer(record.type, record.schema):
             first = next((e.raw for e in self._events if e.stream == record.stream), raw)
             self._newer = (record.type, record.schema, records.written_by(raw, first))
@@ -116,14 +113,27 @@ class MemoryEventStore:
     def newer_schema(self) -> tuple[str, int, str | None] | None:
         return self._newer
 
-    def load_raw(self, raws: Sequence[bytes]) -> None:
-        """Take over stored bytes as they are, in position order, as one append. For replays of a copy.
+    def load_raw(self, *batches: Sequence[bytes], at: int = 0) -> None:
+        if at != len(self._events):
+            raise VersionConflictError("the ledger", at, len(self._events))
+        for raws in batches:
+            self._refuse_misfits(raws)
+            for raw in raws:
+                self._keep(raw)
+            self._heads.append(TreeHead(len(self._events), self._frontier.root()))
 
-        Raises LedgerDamagedError, VersionConflictError if they do not fit.
-        """
-        for raw in raws:
-            self._keep(raw)
-        self._heads.append(TreeHead(len(self._events), self._frontier.root()))
+    def _refuse_misfits(self, raws: Sequence[bytes]) -> None:
+        """Before any of a batch is kept."""
+        versions: dict[str, int] = {}
+        ids: set[str] = set()
+        for position, raw in enumerate(raws, start=len(self._events)):
+            said = records.envelope(position, raw, self.where)
+            stream, version = said["stream"], said["version"]
+            actual = versions.get(stream, self._versions.get(stream, 0))
+            if version != actual + 1 or said["id"] in ids or said["id"] in self._by_id:
+                raise VersionConflictError(stream, version - 1, actual)
+            versions[stream] = version
+            ids.add(said["id"])
 
     def close(self) -> None:
         return

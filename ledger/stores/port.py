@@ -77,6 +77,16 @@ class EventStore(Protocol):
         """
         ...
 
+    def load_raw(self, *batches: Sequence[bytes], at: int = 0) -> None:
+        """Take over stored bytes as they are, newer schemas too: each batch (one event at least) as one append.
+
+        They go on from position ``at``, which must be the ledger's size. For copies of a ledger; nothing
+        but their envelopes is looked at. All of it durable when it returns; killed or unavailable on the
+        way, the first so many whole batches. Raises VersionConflictError where a batch does not fit,
+        LedgerDamagedError for bytes that are no event.
+        """
+        ...
+
     def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded[Any]]:
         """Events of one stream, ascending version, contiguous from ``after_version`` + 1; empty if unknown."""
         ...

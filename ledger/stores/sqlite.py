@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ledger import records
-from ledger.errors import LedgerDamagedError, NewerSchemaError
+from ledger.errors import LedgerDamagedError, NewerSchemaError, VersionConflictError
 from ledger.events import Recorded
 from ledger.ids import check_stream
 from ledger.stores._sqlite_connection import Connection
@@ -163,6 +163,32 @@ class SqliteEventStore:
         newer = any(records.is_newer(r.type, r.schema) for r in written)
         self._seen_size = -1 if newer else frontier.size
         return written
+
+    def load_raw(self, *batches: Sequence[bytes], at: int = 0) -> None:
+        with self._file.transaction() as db:
+            frontier, _ = self._tip(db, "")
+            if frontier.size != at:
+                raise VersionConflictError("the ledger", at, frontier.size)
+            for raws in batches:
+                written = [
+                    records.parse(frontier.size + i, raw, self.where) for i, raw in enumerate(raws)
+                ]
+                self._refuse_misfits(db, written)
+                frontier = self._write(db, frontier, written, raws)
+        self._kept, self._seen_size = frontier, -1
+
+    def _refuse_misfits(self, db: sqlite3.Connection, written: Sequence[Recorded[Any]]) -> None:
+        """Raises VersionConflictError unless versions go on where the ledger is and ids are new."""
+        versions: dict[str, int] = {}
+        known = self._known(db, [record.id for record in written])
+        for record, same in zip(written, known, strict=True):
+            if record.stream not in versions:
+                query = "SELECT coalesce(max(version), 0) FROM events WHERE stream = ?"
+                (versions[record.stream],) = db.execute(query, (record.stream,)).fetchone()
+            actual = versions[record.stream]
+            if record.version != actual + 1 or same:
+                raise VersionConflictError(record.stream, record.version - 1, actual)
+            versions[record.stream] = record.version
 
     def _write(
         self,

@@ -7,6 +7,7 @@ A backend is a ``Backend``: how to open the one ledger of a test, again and agai
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,17 @@ from ledger.canonical import NotCanonicalError
 from ledger.errors import (
     EventTooLargeError,
     InvalidNameError,
+    LedgerDamagedError,
     NewerSchemaError,
     VersionConflictError,
 )
+from ledger.stores.log_port import LogObjects
 from ledger.stores.memory import MemoryEventStore
+from ledger.stores.objects import ObjectsEventStore
 from ledger.stores.port import EventStore, NewEvent
 from ledger.stores.sqlite import SqliteEventStore
 from ledger.transparency.merkle import tree_root
+from tests.ledger.log_objects import MemoryObjects, folder_objects
 from tests.ledger.samples import (
     LATER,
     NOW,
@@ -53,8 +58,19 @@ def _sqlite(folder: Path) -> Backend:
     return Backend(lambda: SqliteEventStore(folder / "a home" / "ledger.db"), durable=True)
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"memory": _memory, "sqlite": _sqlite}
-SHARED = ["sqlite"]
+def _bucket(objects: LogObjects, cache: Path | None) -> Backend:
+    return Backend(lambda: ObjectsEventStore(objects, cache, sleep=time.sleep), durable=True)
+
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {
+    "memory": _memory,
+    "sqlite": _sqlite,
+    "bucket in memory": lambda _: _bucket(MemoryObjects(), None),
+    "bucket in a folder": lambda p: _bucket(folder_objects(p / "objects"), p / "cache"),
+    "bucket in a folder, each alone": lambda p: _bucket(folder_objects(p / "objects"), None),
+}
+#: Those that several processes may share.
+SHARED = ["sqlite", "bucket in a folder", "bucket in a folder, each alone"]
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -129,6 +145,18 @@ def test_a_wrong_expected_version_appends_nothing(store: EventStore, expected: i
     error = caught.value
     assert (error.stream, error.expected, error.actual) == ("run/a", expected, 1)
     assert store.head().size == 1
+
+
+def test_an_append_is_decided_on_the_newest_state(backend: Backend) -> None:
+    store, other = backend.open(), backend.open()
+    say(store, "run/a", "1")
+    say(other, "run/a", "2", "3", version=1)
+    say(store, "run/a", "4", version=3)
+    say(other, "run/b", "5", version=0)
+    with pytest.raises(VersionConflictError) as caught:
+        say(store, "run/b", "6", version=0)
+    assert caught.value.actual == 1
+    assert [r.id for r in store.append("run/b", 9, [skipped("5")], now=LATER, actor="x")] == ["5"]
 
 
 def test_the_same_fact_again_is_the_first_record(backend: Backend) -> None:
@@ -217,7 +245,7 @@ def test_a_head_is_kept_with_every_append(backend: Backend) -> None:
 
 
 def test_backends_agree_on_every_byte(tmp_path: Path) -> None:
-    stores = [make(tmp_path).open() for make in BACKENDS.values()]
+    stores = [make(tmp_path / name).open() for name, make in BACKENDS.items()]
     for store in stores:
         say(store, "run/a", "1", "2")
         say(store, "run/b", "3")
@@ -261,6 +289,46 @@ def test_closing_twice_is_closing_once(backend: Backend) -> None:
     store.close()
     store.close()
     assert backend.open().head().size == 1
+
+
+def test_raw_bytes_are_taken_over_as_they_are(backend: Backend, tmp_path: Path) -> None:
+    source = MemoryEventStore()
+    say(source, "run/a", "1", "2")
+    source.append("run/b", 0, [NewEvent("n", StageAbandoned(stage="x"))], now=NOW, actor="ana")
+    raws = [stored.raw for stored in source.read_raw()]
+    store = backend.open()
+    store.load_raw(raws[:2])
+    store.load_raw(raws[2:], at=2)
+    for opened in (store, backend.open()):
+        assert list(opened.read_raw()) == list(source.read_raw())
+        assert opened.kept_heads() == source.kept_heads()
+        assert opened.newer_schema() == ("StageAbandoned", 1, None)
+
+
+def test_raw_bytes_that_do_not_fit_are_refused(backend: Backend) -> None:
+    store = backend.open()
+    say(store, "run/a", "1")
+    one, again, late, two, same_id = (
+        records.encode(skipped(key), stream=stream, version=version, now=NOW, actor="ana")
+        for key, stream, version in [
+            ("1", "run/a", 1),
+            ("2", "run/a", 1),
+            ("2", "run/a", 3),
+            ("2", "run/a", 2),
+            ("1", "run/b", 1),
+        ]
+    )
+    for batch in ([one], [again], [late], [same_id], [two, late.replace(b'"2"', b'"3"'), two]):
+        with pytest.raises(VersionConflictError):
+            store.load_raw(batch, at=1)
+    for at in (0, 2):
+        with pytest.raises(VersionConflictError):
+            store.load_raw([two], at=at)
+    with pytest.raises(LedgerDamagedError):
+        store.load_raw([b'{"id":"2"}'], at=1)
+    assert [r.id for r in backend.open().read_all()] == ["1"]
+    store.load_raw([two], at=1)
+    assert [r.id for r in store.read_all()] == ["1", "2"]
 
 
 # --- several processes at once -----------------------------------------------------------------

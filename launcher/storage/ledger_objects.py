@@ -1,0 +1,77 @@
+"""The ledger's view of a store: four verbs, and the ledger's own errors. Makes one attempt per call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher import clock
+from launcher.agent.protocol import boot_id
+from launcher.errors import UnavailableError
+from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
+from ledger.stores.log_port import KeyTakenError, NoAnswerError
+from ledger.stores.objects import ObjectsEventStore
+
+__all__ = ["LedgerObjects", "open_ledger"]
+
+
+class LedgerObjects:
+    """``ledger.stores.log_port.LogObjects`` over any store. Other errors than "no answer" pass as they are."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @property
+    def where(self) -> str:
+        """The store."""
+        return self._store.where
+
+    def create(self, key: str, data: bytes) -> None:
+        """See the port."""
+        with self._translated():
+            try:
+                self._store.create(key, data)
+            except ObjectExistsError as exc:
+                raise KeyTakenError(key) from exc
+
+    def read(self, key: str) -> bytes | None:
+        """See the port."""
+        with self._translated():
+            try:
+                return self._store.read(key)
+            except ObjectNotFoundError:
+                return None
+
+    def list(self, prefix: str, after: str) -> Iterator[str]:
+        """See the port."""
+        with self._translated():
+            for info in self._store.list(prefix, after):
+                yield info.key
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except UnavailableError as exc:
+            raise NoAnswerError(self.where, str(exc).removeprefix(f"{self.where}: ")) from exc
+
+
+def open_ledger(
+    store: ObjectStore, caches: Path, *, writing: bool, place: str = "", tries: int = 6
+) -> ObjectsEventStore:
+    """The ledger in ``store``; its cache is a folder of its own under ``caches``.
+
+    ``place`` tells this store from all others where ``store.where`` alone does not (an endpoint).
+    ``tries``: see ObjectsEventStore; fewer for a store that tries again by itself.
+    """
+    name = hashlib.sha256(f"{place}\n{store.where}".encode()).hexdigest()[:16]
+    return ObjectsEventStore(
+        LedgerObjects(store),
+        caches / name,
+        sleep=clock.sleep,
+        tries=tries,
+        boot=boot_id(),
+        read_only=not writing,
+    )
