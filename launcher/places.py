@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from launcher.errors import UsageError
+from launcher.storage.bucket_url import is_bucket
 from launcher.workspace import Workspace
 
 __all__ = ["check_folder", "check_place", "is_as_made", "make_folders", "make_ready", "own_paths"]
@@ -64,7 +65,8 @@ def check_place(ws: Workspace, what: str, path: str | None) -> None:
     above = _nearest(place.parent)
     if not above.is_dir():
         raise UsageError(f"{what} {path} cannot be written: {above} is no folder")
-    for own in (ws.home / "objects", ws.home / "locks", Path(ws.store.where)):
+    store = [] if is_bucket(ws.store.where) else [Path(ws.store.where)]
+    for own in (ws.home / "objects", ws.home / "locks", *store):
         if own in place.parents:
             raise UsageError(f"{what} {path} lies in {own}, which is the launcher's own")
     if place.parent == ws.home and place.name.startswith("ledger.db"):

@@ -3,10 +3,14 @@
 | setting         | environment              | unit    | default                    |
 |-----------------|--------------------------|---------|----------------------------|
 | home            | LAUNCHER_HOME            | folder  | runs/self_distill          |
-| store           | LAUNCHER_STORE           | folder  | <home>/objects             |
+| store           | LAUNCHER_STORE           | place   | <home>/objects             |
+| ledger          | LAUNCHER_LEDGER          | where   | store if that is a bucket  |
 | project         | LAUNCHER_PROJECT         | name    | the root folder's name     |
 | actor           | LAUNCHER_ACTOR           | name    | user@host                  |
 | grace_seconds   | LAUNCHER_GRACE_SECONDS   | seconds | 10, between TERM and KILL  |
+
+A store is a folder or ``s3://bucket/prefix``. A ledger is ``sqlite``, the file ``<home>/ledger.db``, or ``store``:
+segments in the store, which everybody who has the store then shares.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from launcher.errors import UsageError
+from launcher.storage.bucket_url import is_bucket, normal_url
 
 __all__ = ["DEFAULT_HOME", "Settings"]
 
+_LEDGERS: Final[tuple[Literal["sqlite", "store"], ...]] = ("sqlite", "store")
 DEFAULT_HOME: Final = "runs/self_distill"
 
 
@@ -34,6 +40,7 @@ class Settings:
     project: str
     actor: str
     grace_seconds: float = 10.0
+    ledger: Literal["sqlite", "store"] = "sqlite"
 
     @classmethod
     def from_environment(
@@ -41,15 +48,26 @@ class Settings:
     ) -> Settings:
         """The settings of a command called in ``root``. Raises UsageError for a value that cannot be."""
         home = overrides.get("home") or env.get("LAUNCHER_HOME") or DEFAULT_HOME
-        store = overrides.get("store") or env.get("LAUNCHER_STORE") or None
+        flag = overrides.get("store")
+        store = flag or env.get("LAUNCHER_STORE") or None
+        place = _place("--store" if flag else "LAUNCHER_STORE", store, root) if store else None
         project = env.get("LAUNCHER_PROJECT") or root.name or "project"
         return cls(
             home=Path(_folder("--home" if overrides.get("home") else "LAUNCHER_HOME", home)),
-            store=str(root / _folder("LAUNCHER_STORE", store)) if store else None,
+            store=place,
             project=_printable("LAUNCHER_PROJECT (default: this folder's name)", project),
             actor=_printable("LAUNCHER_ACTOR", env.get("LAUNCHER_ACTOR") or _who()),
             grace_seconds=_seconds(env.get("LAUNCHER_GRACE_SECONDS")),
+            ledger=_ledger(env.get("LAUNCHER_LEDGER"), place),
         )
+
+    def home_in(self, root: Path) -> Path:
+        """The home, absolute."""
+        return root / self.home
+
+    def store_in(self, root: Path) -> str:
+        """Where the store is: a folder's absolute path, or a bucket's URL."""
+        return self.store or str(self.home_in(root) / "objects")
 
 
 def _who() -> str:
@@ -60,12 +78,28 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _folder(name: str, value: str) -> str:
+def _place(name: str, value: str, root: Path) -> str:
+    """A store: a bucket's URL as it is, a folder made absolute."""
+    if is_bucket(value):
+        return normal_url(_printable(name, value, most=2048))
+    return str(root / _folder(name, value, "a folder, or s3://bucket/prefix"))
+
+
+def _ledger(value: str | None, store: str | None) -> Literal["sqlite", "store"]:
+    if not value:
+        return "store" if store and is_bucket(store) else "sqlite"
+    for known in _LEDGERS:
+        if value == known:
+            return known
+    raise UsageError(f"LAUNCHER_LEDGER={value[:60]!r} is neither sqlite nor store")
+
+
+def _folder(name: str, value: str, wanted: str = "a folder") -> str:
     scheme, url, _ = value.partition("://")
     if url:
         # Only the scheme is shown: a URL may hold a password.
         shown = scheme if scheme.isalnum() else "a URL"
-        raise UsageError(f"{name} is {shown}://…: only a folder is supported by this version")
+        raise UsageError(f"{name} is {shown}://…: it must be {wanted}")
     if value.startswith("~"):
         raise UsageError(f"{name}={value!r}: no shell expanded the ~", "write the path out")
     return _printable(name, value, most=4096)

@@ -6,7 +6,6 @@ other that was made elsewhere.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from launcher.followers import Followers
 from launcher.promotion import moved_since
 from launcher.settings import Settings
 from launcher.settling import RaceLostError, verify_blob
-from launcher.storage.filesystem import FilesystemStore
+from launcher.storage import opening
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.storage.port import ObjectExistsError, ObjectStore
 from ledger.events import Generation
@@ -25,13 +24,11 @@ __all__ = ["StoreRollback", "open_rollback", "open_store"]
 
 def open_store(settings: Settings, root: Path) -> ObjectStore:
     """The store of the project at ``root``; opens no ledger."""
-    home = settings.home if settings.home.is_absolute() else root / settings.home
-    return FilesystemStore(Path(settings.store) if settings.store else home / "objects")
+    return opening.open_store(settings.store_in(root))
 
 
-def open_rollback(home: str | None, root: Path) -> StoreRollback:
-    """A StoreRollback of the project at ``root``, with this command's settings. Raises UsageError."""
-    settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
+def open_rollback(settings: Settings, root: Path) -> StoreRollback:
+    """A StoreRollback of the project at ``root``. Raises UsageError."""
     store = open_store(settings, root)
     return StoreRollback(store, root=root, project=settings.project, actor=settings.actor)
 

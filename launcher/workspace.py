@@ -8,6 +8,7 @@ half done, bring target files in step, rewrite documents that a crash left behin
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,14 +28,16 @@ from launcher.followers import TargetBehindError
 from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.settings import Settings
-from launcher.storage.filesystem import FilesystemStore
+from launcher.storage.caches import user_cache
+from launcher.storage.ledger_objects import open_ledger
+from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectStore
 from ledger import errors as ledger_errors
 from ledger.events import PromotionConfirmed, Recorded, StorageMeasured
 from ledger.stores.port import EventStore
 from ledger.stores.sqlite import SqliteEventStore
 
-__all__ = ["Workspace", "open_parts", "open_workspace", "translated"]
+__all__ = ["Workspace", "ledger_file", "open_parts", "open_workspace", "translated"]
 
 #: What tells one state of a file from another; all None where there is none.
 Identity = tuple[int | None, ...]
@@ -65,7 +68,7 @@ def _as_launcher_error(exc: ledger_errors.LedgerError) -> LauncherError:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """``root`` is the project root, absolute; ``home`` holds ledger.db, objects/ and locks/."""
+    """``root`` is the project root, absolute; ``home`` holds locks/, and ledger.db and objects/ by default."""
 
     root: Path
     settings: Settings
@@ -79,6 +82,12 @@ class Workspace:
     @property
     def locks(self) -> Path:
         return self.home / "locks"
+
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger, of however few events. Raises what the ledger raises."""
+        if self.settings.ledger == "sqlite":
+            return ledger_file(self.home).exists()
+        return self.ledger.head().size > 0
 
     def attend(self, rolling_back: str | None = None) -> list[LauncherError]:
         """What a writing command does first; running it again does nothing.
@@ -141,8 +150,12 @@ class Workspace:
 
 def open_parts(settings: Settings, root: Path) -> tuple[Path, ObjectStore]:
     """The home and the store that these settings name; touches neither, and no ledger."""
-    home = settings.home if settings.home.is_absolute() else root / settings.home
-    return home, FilesystemStore(Path(settings.store) if settings.store else home / "objects")
+    return settings.home_in(root), open_store(settings.store_in(root))
+
+
+def ledger_file(home: Path) -> Path:
+    """Where a home's own ledger is, if it has one."""
+    return home / "ledger.db"
 
 
 def open_workspace(
@@ -151,11 +164,27 @@ def open_workspace(
     """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError."""
     home, store = open_parts(settings, root)
     with translated():
-        ledger = SqliteEventStore(home / "ledger.db", read_only=not writing)
+        ledger = _open_ledger(settings, home, store, writing=writing)
     journal = Journal(ledger, actor or settings.actor, clock.now)
     promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
     documents = Documents(journal, home / "locks")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
+
+
+def _open_ledger(
+    settings: Settings, home: Path, store: ObjectStore, *, writing: bool
+) -> EventStore:
+    file = ledger_file(home)
+    if settings.ledger == "sqlite":
+        return SqliteEventStore(file, read_only=not writing)
+    ledger = open_ledger(store, user_cache("ledgers"), writing=writing)
+    if writing and file.exists() and ledger.head().size == 0:
+        # Else this project's account would go on in two places from here on.
+        raise ConflictError(
+            f"{file} holds a ledger, and {store.where} none yet",
+            f"launcher ledger copy {shlex.quote(str(file))} {store.where}; or LAUNCHER_LEDGER=sqlite",
+        )
+    return ledger
 
 
 def _run_of(record: Recorded[Any]) -> str | None:

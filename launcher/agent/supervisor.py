@@ -29,7 +29,7 @@ from launcher.agent.outputs import collect_checkpoints, collect_outputs
 from launcher.agent.protocol import AttemptPaths, StageSpec, own_record
 from launcher.clock import now
 from launcher.errors import IntegrityError, LauncherError, UnavailableError
-from launcher.storage.filesystem import FilesystemStore
+from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectExistsError
 from ledger.canonical import canonical_json
 
@@ -49,7 +49,7 @@ class Supervisor:
     def __init__(self, spec: StageSpec) -> None:
         self.spec = spec
         self.paths = AttemptPaths(Path(spec.home), spec.run_id, spec.stage, spec.attempt)
-        self.store = FilesystemStore(Path(spec.store))
+        self.store = open_store(spec.store)
         self.record = own_record()
         self._told_to_stop = False
         self._started_at = now()

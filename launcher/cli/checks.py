@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict
 from typing import Any, Final
@@ -11,10 +10,9 @@ import click
 
 from launcher import doctor
 from launcher.audit import Report, Scene, audit
-from launcher.cli.common import home_option, json_option, print_json, project_root
+from launcher.cli.common import home_option, json_option, print_json, project_root, settings
 from launcher.cli.driving import is_driven
 from launcher.errors import IntegrityError, UnavailableError, UsageError
-from launcher.settings import Settings
 from launcher.workspace import open_parts, open_workspace
 from ledger.stores.port import TreeHead
 
@@ -71,13 +69,13 @@ def _head(text: str) -> TreeHead:
 def _scene(home: str | None) -> Scene:
     """What is to be audited; a ledger that cannot be opened is left out, and the rest is audited."""
     root = project_root()
-    settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
+    chosen = settings(home)
     try:
-        ws = open_workspace(settings, root, writing=False)
+        ws = open_workspace(chosen, root, writing=False)
     except (IntegrityError, UnavailableError, UsageError) as exc:
-        home_folder, store = open_parts(settings, root)
-        return Scene(None, store, root, home_folder, settings.project, exc.message)
-    return Scene(ws.ledger, ws.store, ws.root, ws.home, settings.project)
+        home_folder, store = open_parts(chosen, root)
+        return Scene(None, store, root, home_folder, chosen.project, exc.message)
+    return Scene(ws.ledger, ws.store, ws.root, ws.home, chosen.project)
 
 
 def _as_json(report: Report) -> dict[str, Any]:
@@ -158,9 +156,8 @@ def _print_end(report: Report) -> None:
 def doctor_command(no_probe: bool, as_json: bool, home: str | None) -> int:
     """Exit 0 with warnings; 4, 5 or 2 where something failed."""
     root = project_root()
-    settings = Settings.from_environment(os.environ, root, {"home": home} if home else {})
     findings = []
-    for finding in doctor.examine(settings, root, probe=not no_probe, is_driven=is_driven):
+    for finding in doctor.examine(settings(home), root, probe=not no_probe, is_driven=is_driven):
         findings.append(finding)
         if not as_json:
             click.echo(f"{finding.state:<8} {finding.name:<13} {finding.what}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -23,16 +24,37 @@ __all__ = [
     "home_option",
     "json_option",
     "print_json",
+    "project_root",
+    "settings",
     "short_id",
     "workspace",
 ]
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-home_option = click.option(
-    "--home",
-    metavar="DIR",
-    help="Where the ledger is: LAUNCHER_HOME, else runs/self_distill.",
-)
+
+def _note_store(ctx: click.Context, _option: click.Parameter, given: str | None) -> None:
+    if given is not None:
+        ctx.find_root().obj["store"] = given
+
+
+def home_option(command: Command) -> Command:
+    """``--home``, a parameter of the command, and ``--store``, which ``settings`` looks up by itself."""
+    store = click.option(
+        "--store",
+        metavar="DIR|s3://BUCKET/PREFIX",
+        expose_value=False,
+        callback=_note_store,
+        help="Where checkpoints and results are: LAUNCHER_STORE, else objects/ in the home.",
+    )
+    home = click.option(
+        "--home",
+        metavar="DIR",
+        help="Where locks, ledger and store are by default: LAUNCHER_HOME, else runs/self_distill.",
+    )
+    return home(store(command))
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -41,11 +63,18 @@ def project_root() -> Path:
     return Path(os.path.abspath(os.getcwd()))  # noqa: PTH100, PTH109 - keeps symlinks as the user sees them
 
 
+def settings(home: str | None) -> Settings:
+    """This command's settings: its flags, then the environment. Raises UsageError."""
+    given = click.get_current_context().find_root().obj.get("store")
+    flags = {"home": home, "store": given}
+    return Settings.from_environment(
+        os.environ, project_root(), {name: value for name, value in flags.items() if value}
+    )
+
+
 def workspace(home: str | None, *, writing: bool, rolling_back: str | None = None) -> Workspace:
     """This command's workspace; a writing one first attends to what others left half done."""
-    overrides = {"home": home} if home else {}
-    settings = Settings.from_environment(os.environ, project_root(), overrides)
-    ws = open_workspace(settings, project_root(), writing=writing)
+    ws = open_workspace(settings(home), project_root(), writing=writing)
     if writing:
         with translated():
             for behind in ws.attend(rolling_back):

@@ -15,6 +15,7 @@ from launcher.cli.common import (
     json_option,
     print_json,
     project_root,
+    settings,
     short_id,
     workspace,
 )
@@ -165,7 +166,7 @@ def _sources(home: str | None) -> tuple[Pointers, Journal | None]:
         ws = workspace(home, writing=False)
     except (IntegrityError, UnavailableError) as exc:
         click.echo(f"warning: {exc}; releases are not shown", err=True)
-        return open_rollback(home, project_root()).pointers, None
+        return open_rollback(settings(home), project_root()).pointers, None
     return ws.promoter.pointers, ws.journal
 
 

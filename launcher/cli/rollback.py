@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import click
 
 from launcher import clock
-from launcher.cli.common import age, confirm, home_option, project_root, seconds_between, workspace
+from launcher.cli.common import (
+    age,
+    confirm,
+    home_option,
+    project_root,
+    seconds_between,
+    settings,
+    workspace,
+)
 from launcher.cli.pointers import checkpoint_line
 from launcher.errors import IntegrityError, LauncherError, UnavailableError, UsageError
 from launcher.followers import TargetBehindError
@@ -95,11 +103,11 @@ def rollback_command(
 def _with_ledger(wish: _Wish) -> tuple[Workspace, PointerHistory]:
     """The workspace, everything settled. Raises LauncherError where the ledger cannot be appended to."""
     reading = workspace(wish.home, writing=False)
-    newer = reading.ledger.newer_schema()
-    if not (reading.home / "ledger.db").exists():
-        raise UnavailableError(f"{reading.ledger.where} is not there")
-    reading.ledger.close()
     with translated():
+        newer = reading.ledger.newer_schema()
+        if not reading.has_ledger():
+            raise UnavailableError(f"{reading.ledger.where} is not there")
+        reading.ledger.close()
         if newer is not None:
             raise ledger_errors.NewerSchemaError(newer[0], newer[1], newer[1] - 1, newer[2])
         ws = workspace(wish.home, writing=True, rolling_back=wish.name)
@@ -174,7 +182,7 @@ def _without_ledger(
 
     ``agreed`` is what the person said yes to already: what to go back to, and on which generation.
     """
-    rollback = open_rollback(wish.home, project_root())
+    rollback = open_rollback(settings(wish.home), project_root())
     history = rollback.history(wish.name)
     chosen, base = agreed or (_choose(history, wish), history.latest)
     live = history.live

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher import clock
 from launcher.agent.protocol import boot_id
 from launcher.errors import UnavailableError
+from launcher.storage.bucket_url import is_bucket
 from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
 from ledger.stores.log_port import KeyTakenError, NoAnswerError
 from ledger.stores.objects import ObjectsEventStore
@@ -58,20 +59,16 @@ class LedgerObjects:
             raise NoAnswerError(self.where, str(exc).removeprefix(f"{self.where}: ")) from exc
 
 
-def open_ledger(
-    store: ObjectStore, caches: Path, *, writing: bool, place: str = "", tries: int = 6
-) -> ObjectsEventStore:
-    """The ledger in ``store``; its cache is a folder of its own under ``caches``.
-
-    ``place`` tells this store from all others where ``store.where`` alone does not (an endpoint).
-    ``tries``: see ObjectsEventStore; fewer for a store that tries again by itself.
-    """
-    name = hashlib.sha256(f"{place}\n{store.where}".encode()).hexdigest()[:16]
+def open_ledger(store: ObjectStore, caches: Path | None, *, writing: bool) -> ObjectsEventStore:
+    """The ledger in ``store``; its cache is a folder of its own under ``caches``, or memory for None."""
+    identity = getattr(store, "identity", store.where)
+    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return ObjectsEventStore(
         LedgerObjects(store),
-        caches / name,
+        caches / name if caches else None,
         sleep=clock.sleep,
-        tries=tries,
+        # A bucket's client tries again by itself.
+        tries=2 if is_bucket(store.where) else 6,
         boot=boot_id(),
         read_only=not writing,
     )

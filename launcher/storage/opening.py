@@ -18,21 +18,17 @@ from pathlib import Path
 from typing import Final
 
 from launcher.errors import UsageError
+from launcher.storage.bucket_url import is_bucket
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectStore
 
-__all__ = ["is_bucket", "open_store"]
+__all__ = ["open_store"]
 
 _EXTRA: Final = {
     "LAUNCHER_S3_SSE": "ServerSideEncryption",
     "LAUNCHER_S3_KMS_KEY": "SSEKMSKeyId",
 }
 _BLOB_EXTRA: Final = {"LAUNCHER_S3_STORAGE_CLASS": "StorageClass"}
-
-
-def is_bucket(place: str) -> bool:
-    """Whether a setting names a bucket and not a folder."""
-    return place.startswith("s3://")
 
 
 def open_store(place: str | Path, environment: Mapping[str, str] | None = None) -> ObjectStore:

@@ -259,8 +259,14 @@ def test_no_flag_carries_a_secret_into_the_ledger(
         (
             "LAUNCHER_STORE",
             f"s3://ana:{SECRET}@bucket/x",
-            "LAUNCHER_STORE is s3://…: only a folder",
+            "a store's URL holds no credentials",
         ),
+        (
+            "LAUNCHER_STORE",
+            f"gs://ana:{SECRET}@bucket/x",
+            "LAUNCHER_STORE is gs://…: it must be a folder, or s3://bucket/prefix",
+        ),
+        ("LAUNCHER_LEDGER", "postgres", "LAUNCHER_LEDGER='postgres' is neither sqlite nor store"),
         ("LAUNCHER_STORE", "x" * 5000, "LAUNCHER_STORE must be"),
         ("LAUNCHER_PROJECT", "a\x1bb", "LAUNCHER_PROJECT"),
         ("LAUNCHER_ACTOR", "a\nb", "LAUNCHER_ACTOR"),

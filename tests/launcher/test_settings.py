@@ -58,8 +58,45 @@ def test_a_grace_that_is_none(value: str) -> None:
         settings({"LAUNCHER_GRACE_SECONDS": value})
 
 
-@pytest.mark.parametrize("value", ["s3://key:pw-pw-pw@bucket", "://pw-pw-pw", "pw-pw-pw@x://y"])
-def test_a_store_that_is_no_folder_is_refused_without_showing_it(value: str) -> None:
-    with pytest.raises(UsageError, match="only a folder is supported") as caught:
+@pytest.mark.parametrize(
+    "value", ["s3://key:pw-pw-pw@bucket", "://pw-pw-pw", "pw-pw-pw@x://y", "gs://pw-pw-pw@b"]
+)
+def test_a_store_that_is_none_is_refused_without_showing_it(value: str) -> None:
+    with pytest.raises(
+        UsageError, match="a folder, or s3://bucket/prefix|no credentials"
+    ) as caught:
         settings({"LAUNCHER_STORE": value})
     assert "pw-pw-pw" not in str(caught.value)
+
+
+def test_a_bucket_is_a_store_and_keeps_the_ledger_unless_told_otherwise() -> None:
+    in_bucket = settings({"LAUNCHER_STORE": "s3://team/distill/"})
+    assert (in_bucket.store, in_bucket.ledger) == ("s3://team/distill", "store")
+    assert in_bucket.store_in(ROOT) == "s3://team/distill"
+    assert (
+        settings({"LAUNCHER_STORE": "s3://a-bucket", "LAUNCHER_LEDGER": "sqlite"}).ledger
+        == "sqlite"
+    )
+    assert settings({"LAUNCHER_STORE": "/big/store"}).ledger == "sqlite"
+    assert settings({"LAUNCHER_LEDGER": "store"}).ledger == "store"
+    assert settings({"LAUNCHER_STORE": "/a"}, store="s3://team").store == "s3://team"
+
+
+@pytest.mark.parametrize("value", ["postgres", "Store", " sqlite"])
+def test_a_ledger_that_is_none(value: str) -> None:
+    with pytest.raises(UsageError, match="neither sqlite nor store"):
+        settings({"LAUNCHER_LEDGER": value})
+
+
+@pytest.mark.parametrize(
+    "value", ["s3://", "s3://A", "s3://bucket/a//b", "s3://bucket/#x", "s3://b/../c"]
+)
+def test_a_bucket_that_is_none(value: str) -> None:
+    with pytest.raises(UsageError):
+        settings({"LAUNCHER_STORE": value})
+
+
+def test_where_home_and_store_are() -> None:
+    assert settings().home_in(ROOT) == ROOT / "runs/self_distill"
+    assert settings().store_in(ROOT) == f"{ROOT}/runs/self_distill/objects"
+    assert settings({"LAUNCHER_HOME": "/h"}).store_in(ROOT) == "/h/objects"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.retry import retried
+from launcher.storage.bucket_url import normal_url, parse_url
 from launcher.storage.port import (
     ObjectExistsError,
     ObjectInfo,
@@ -36,7 +36,6 @@ __all__ = ["BucketObjects"]
 
 T = TypeVar("T")
 
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES: Final = 1024
 _ATTEMPTS: Final = 5
 _DEADLINE_SECONDS: Final = 90.0
@@ -53,8 +52,8 @@ class BucketObjects:
         extra: Mapping[str, str] | None = None,
         marks: Path | None = None,
     ) -> None:
-        bucket, prefix = _parsed(url)
-        self._url = f"s3://{bucket}/{prefix}".rstrip("/")
+        bucket, prefix = parse_url(url)
+        self._url = normal_url(url)
         self._prefix = prefix + "/" if prefix else ""
         self._extra = dict(extra or {})
         self._client = Client(bucket, self._url, limits or Limits())
@@ -65,6 +64,11 @@ class BucketObjects:
     def where(self) -> str:
         """The URL."""
         return self._url
+
+    @property
+    def identity(self) -> str:
+        """What tells this store from all others: the URL, and the endpoint that it is at."""
+        return f"{self._client.endpoint} {self._url}"
 
     def create(self, key: str, data: bytes) -> None:
         """See the port, and rule 2. Raises CreateOnlyIgnoredError too."""
@@ -177,18 +181,3 @@ class BucketObjects:
         if not self._bucket_seen:
             next(self.list(""), None)
             self._bucket_seen = True
-
-
-def _parsed(url: str) -> tuple[str, str]:
-    """(bucket, prefix without slashes at its ends). Raises UsageError, before any I/O."""
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    prefix = prefix.strip("/")
-    if "@" in bucket:
-        raise UsageError(
-            "a store's URL holds no credentials", "set AWS_PROFILE or AWS_ACCESS_KEY_ID"
-        )
-    if not url.startswith("s3://") or not _BUCKET.fullmatch(bucket) or "?" in prefix:
-        raise UsageError(f"{url!r} names no bucket", "s3://bucket or s3://bucket/prefix")
-    if prefix:
-        check_key(prefix)
-    return bucket, prefix

@@ -26,6 +26,7 @@ from typing import Any, Final
 from launcher import clock
 from launcher.errors import LauncherError, UsageError
 from launcher.retry import retried
+from launcher.storage.caches import user_cache
 from launcher.storage.s3.client import Client
 from launcher.storage.s3.faults import AbsentError, ContestedError, TakenError, WrongBytesError
 
@@ -170,10 +171,9 @@ class Probe:
             return
 
     def _mark(self) -> Path:
-        folder = self._marks
+        folder = self._marks or user_cache("stores")
         if folder is None:
-            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(cache) / "distill-ledger" / "stores"
+            raise FileNotFoundError("this user has no home")
         of = f"{self._client.endpoint} {self._client.bucket}"
         return folder / f"{hashlib.sha256(of.encode()).hexdigest()[:32]}.json"
 
@@ -186,7 +186,7 @@ class Probe:
                 self._client.bucket,
             )
             age = _seconds(clock.parse_time(mark["time"]), clock.parse_time(clock.now()))
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
         return same and 0 <= age < _GOOD_FOR_SECONDS
 
@@ -199,7 +199,7 @@ class Probe:
             beside = path.with_name(f".{clock.new_id()}")
             beside.write_text(json.dumps(mark, indent=2) + "\n")
             os.replace(beside, path)
-        except (OSError, RuntimeError):
+        except OSError:
             return  # no home to write to: every process finds out for itself
 
 
