@@ -63,7 +63,7 @@ def test_a_grace_that_is_none(value: str) -> None:
 )
 def test_a_store_that_is_none_is_refused_without_showing_it(value: str) -> None:
     with pytest.raises(
-        UsageError, match="a folder, or s3://bucket/prefix|no credentials"
+        UsageError, match=r"a folder, or s3://bucket/prefix|no credentials"
     ) as caught:
         settings({"LAUNCHER_STORE": value})
     assert "pw-pw-pw" not in str(caught.value)
