@@ -12,6 +12,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 # xdist's own choice on a small machine is one worker a core; more only get in each other's way.
 WORKERS ?= auto
 TESTS ?= tests
+# Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
+STORE ?= folder
 
 .PHONY: help setup demo test check lint types imports format bench clean
 
@@ -29,11 +31,11 @@ $(READY): pyproject.toml constraints.txt
 		$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	@touch $(READY)
 
-demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way back
-	@bash scripts/demo.sh
+demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way back (STORE=s3: in a bucket)
+	@STORE='$(STORE)' bash scripts/demo.sh
 
 test: $(READY) check ## Run every check and every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 check: lint types imports ## Run the static checks
 

@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from launcher.cli.main import main
+from tests.rig.stores import project_store
 
 LAUNCHER = Path(sys.executable).with_name("launcher")
 DEADLINE_SECONDS = 60.0
@@ -66,7 +67,8 @@ class Session:
             for k, v in os.environ.items()
             if not k.startswith("LAUNCHER_") and k not in ("NO_COLOR", "COLUMNS", "TERM")
         }
-        return {**kept, "TERM": "xterm-256color", **self.environment, **more}
+        own = {"TERM": "xterm-256color", **project_store(self.root)}
+        return {**kept, **own, **self.environment, **more}
 
     def launcher(self, *arguments: str, **more: str) -> Done:
         """``launcher …`` with pipes, as a script has it."""

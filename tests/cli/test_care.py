@@ -15,6 +15,9 @@ import pytest
 from tests.e2e.project import LAUNCHER, TARGET, Done, Project
 from tests.launcher.finished import Finished
 
+#: Of folders: tests/cli/test_bucket_care.py asks the same of a bucket.
+pytestmark = pytest.mark.folder
+
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Finished]:

@@ -77,6 +77,7 @@ def test_what_has_no_log_is_said_in_a_line(
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.folder
 def test_neither_folder_nor_store(session: Session, tmp_path: Path) -> None:
     copy = Session(tmp_path / "project")
     shutil.copytree(session.root, copy.root)

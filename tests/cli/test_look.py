@@ -17,6 +17,7 @@ from launcher.cli.listing import parse_since
 from launcher.cli.stages import remaining
 from launcher.errors import UsageError
 from tests.cli.session import Session, Terminal, make_session
+from tests.rig.stores import copy_project, object_file
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "json.md"
 
@@ -154,7 +155,7 @@ def test_status_on_a_terminal_is_short(loop: Loop) -> None:
 
 def test_every_next_command_is_one_that_runs(loop: Loop, tmp_path: Path) -> None:
     copy = Session(tmp_path / "project", loop.session.environment)
-    shutil.copytree(loop.session.root, copy.root)
+    copy_project(loop.session.root, copy.root)
     expected = {"logs": 0, "submit": 7, "release": 0, "promote": 0, "rollback": 0, "list": 0}
     seen = []
     for run_id in (loop.failed, loop.refused, loop.good):
@@ -205,7 +206,7 @@ def test_an_unknown_or_ambiguous_run_is_one_line(loop: Loop) -> None:
 
 def test_a_log_whose_folder_is_gone_is_told_from_the_store(loop: Loop, tmp_path: Path) -> None:
     copy = Session(tmp_path / "project", loop.session.environment)
-    shutil.copytree(loop.session.root, copy.root)
+    copy_project(loop.session.root, copy.root)
     shutil.rmtree(copy.home / loop.failed)
     shown = copy.json("status", loop.failed)["run_dir"]
     assert not Path(shown).is_relative_to(copy.root)  # a run's folder is where it was requested
@@ -242,8 +243,8 @@ def test_a_pointer_that_cannot_be_read_is_said_and_the_rest_is_shown(
     loop: Loop, tmp_path: Path
 ) -> None:
     copy = Session(tmp_path / "project", loop.session.environment)
-    shutil.copytree(loop.session.root, copy.root)
-    (copy.home / "objects" / "pointers" / "student" / "00000002.json").unlink()
+    copy_project(loop.session.root, copy.root)
+    object_file(copy.root, "pointers/student/00000002.json").unlink()
     for arguments in ((), ("list",), ("status", loop.bad)):
         done = copy.look(*arguments)
         assert done.code == 0, done

@@ -119,6 +119,7 @@ def test_a_defect_is_one_line_and_exit_1(session: Session, monkeypatch: pytest.M
     assert "Traceback" in session.look("list", "--debug").err
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("name", CALLS)
 def test_a_damaged_ledger_is_an_integrity_error_of_every_command(
     session: Session, name: str
@@ -134,6 +135,7 @@ def test_a_damaged_ledger_is_an_integrity_error_of_every_command(
     assert (session.home / "ledger.db").read_bytes() == b"this was a ledger" * 1000
 
 
+@pytest.mark.folder
 def test_a_damaged_ledger_is_said_by_launcher_alone(session: Session) -> None:
     session.home.mkdir(parents=True)
     (session.home / "ledger.db").write_bytes(b"this was a ledger" * 1000)
@@ -141,6 +143,7 @@ def test_a_damaged_ledger_is_said_by_launcher_alone(session: Session) -> None:
     assert (done.code, done.out, len(done.err.splitlines())) == (4, "", 1)
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("name", CALLS)
 def test_a_ledger_that_cannot_be_opened_is_unavailable(session: Session, name: str) -> None:
     (session.home / "ledger.db").mkdir(parents=True)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from launcher.storage.port import blob_key
 from ledger.stores.port import NewEvent
 from ledger.stores.sqlite import SqliteEventStore
 from tests.e2e.project import LAUNCHER, Done, Project
 from tests.launcher.pointer_world import TARGET, make_project, project_workspace, student_of
 from tests.ledger.samples import NOW, StageAbandoned
+from tests.rig.stores import copy_project, object_file, project_store
 
 RUNS = ("20260611T021500Z-7f3a", "20260610T021500Z-c90d", "20260609T021500Z-b21c")
 B21C, C90D, A7F3 = "0609-b21c", "0610-c90d", "0611-7f3a"
@@ -30,15 +32,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(root, {"LAUNCHER_ACTOR": "ana"})
     for run in (B21C, C90D):
         assert project.launcher("promote", run, TARGET).code == 0
-    root.rename(top / "template")
+    copy_project(root, top / "template")
     return top
 
 
 @pytest.fixture
 def project(template: Path) -> Project:
     root = template / "my project"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(template / "template", root, symlinks=True)
+    copy_project(template / "template", root)
     return Project(root, {"LAUNCHER_ACTOR": "ana"})
 
 
@@ -194,6 +195,7 @@ def answered(project: Project, answer: bytes) -> tuple[str, int]:
     """``launcher rollback`` on a terminal, and what was typed at its question."""
     master, slave = pty.openpty()
     env = {k: v for k, v in os.environ.items() if not k.startswith("LAUNCHER_")}
+    env |= project_store(project.root)
     process = subprocess.Popen(
         [str(LAUNCHER), "rollback", TARGET], cwd=project.root, env=env, stdin=slave, stdout=slave,
         stderr=slave,
@@ -232,7 +234,7 @@ def test_a_flipped_blob_is_not_rolled_back_to(project: Project) -> None:
     ws = project_workspace(project.root)
     body = ws.promoter.history(TARGET).generations[0]
     assert body.digest is not None
-    path = Path(ws.store.where, "blobs/sha256", body.digest[7:9], body.digest[7:])
+    path = object_file(project.root, blob_key(body.digest))
     path.chmod(0o644)
     path.write_bytes(b"x" * len(path.read_bytes()))
     for options in ((), ("--deep",)):
@@ -246,6 +248,7 @@ def test_a_flipped_blob_is_not_rolled_back_to(project: Project) -> None:
 # --- without the ledger ---------------------------------------------------------------------------
 
 
+@pytest.mark.folder
 @pytest.mark.parametrize("how", ["damaged", "away", "newer"])
 def test_rollback_with_nothing_but_the_store(project: Project, how: str) -> None:
     ledger = project.root / "runs/self_distill/ledger.db"
@@ -275,6 +278,7 @@ def test_rollback_with_nothing_but_the_store(project: Project, how: str) -> None
     )
 
 
+@pytest.mark.folder
 def test_rollback_past_a_ledger_that_cannot_be_written(project: Project) -> None:
     """The intent cannot be appended; the store takes the rollback all the same, and once."""
     script = (
@@ -296,6 +300,7 @@ def test_rollback_past_a_ledger_that_cannot_be_written(project: Project) -> None
     assert project.launcher("release", TARGET).code == 0
 
 
+@pytest.mark.folder
 def test_the_wrong_store_is_not_rolled_back_in(project: Project, tmp_path: Path) -> None:
     other = tmp_path / "store"
     shutil.copytree(project.root / "runs/self_distill/objects", other)
@@ -308,6 +313,7 @@ def test_the_wrong_store_is_not_rolled_back_in(project: Project, tmp_path: Path)
     assert not (encoded / "00000002.json").exists()
 
 
+@pytest.mark.folder
 def test_pointers_without_the_ledger(project: Project) -> None:
     damage_ledger(project, "damaged")
     done = project.launcher("pointers", TARGET)
@@ -439,7 +445,7 @@ def test_pull_is_whole_or_not_at_all(project: Project) -> None:
     ws = project_workspace(project.root)
     student = ws.journal.run(RUNS[0]).student
     assert student is not None
-    path = Path(ws.store.where, "blobs/sha256", student.digest[7:9], student.digest[7:])
+    path = object_file(project.root, blob_key(student.digest))
     path.chmod(0o644)
     path.write_bytes(b"x" * student.size_bytes)
     dest = project.root / "got.pt"

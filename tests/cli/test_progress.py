@@ -11,8 +11,9 @@ import pytest
 from ledger import events as e
 from ledger.identity import identify
 from ledger.ids import run_stream
-from ledger.stores.sqlite import SqliteEventStore
 from tests.cli.session import GIVEN, LAUNCHER, Session, Terminal, make_session, until
+from tests.launcher.pointer_world import project_workspace
+from tests.rig.stores import object_file
 
 TARGET = ("--promotion-target", "student")
 SECONDS = r"\d+\.\d+s"
@@ -131,7 +132,7 @@ def test_a_run_goes_on_where_the_screen_is_a_full_disk(session: Session) -> None
 
 def earlier_runs(session: Session, minutes: list[int]) -> None:
     """Runs of this config, as the ledger would have them, whose llm_on took so long."""
-    ledger = SqliteEventStore(session.home / "ledger.db")
+    ledger = project_workspace(session.root).ledger
     zero = "sha256:" + "0" * 64
     for number, took in enumerate(minutes):
         run_id = f"earlier-{number}"
@@ -246,7 +247,7 @@ def test_a_second_ctrl_c_leaves_and_names_the_way_back(session: Session) -> None
     until(lambda: session.stage_status("r", "llm_on") == "running", "llm_on started")
     terminal.type(b"\x03")
     terminal.until("a second Ctrl-C leaves at once")
-    closed = session.home / "objects" / "runs" / "r" / "llm_on" / "1" / "result.json"
+    closed = object_file(session.root, "runs/r/llm_on/1/result.json")
     until(closed.exists, "the stage was closed")
     terminal.type(b"\x03")
     assert terminal.wait() == 130

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.rig.stores import project_store
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "self_distill.sh"
 LAUNCHER = Path(sys.executable).with_name("launcher")
@@ -56,7 +58,7 @@ class Project:
         done = subprocess.run(
             command,
             cwd=cwd or self.root,
-            env={**env, **self.environment},
+            env={**env, **project_store(self.root), **self.environment},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -18,6 +18,7 @@ from ledger.decider import RunState
 from ledger.ids import run_stream
 from ledger.stores.memory import MemoryEventStore
 from ledger.stores.port import EventStore
+from tests.rig.stores import project_store
 
 TARGET = "checkpoints/stable/student_latest.pt"
 SPEC = "sha256:" + "0" * 64
@@ -118,6 +119,7 @@ class World:
 def project_workspace(root: Path, *, writing: bool = True) -> Workspace:
     """The workspace of a project on disk, as ``launcher`` opens it in ``root``."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("LAUNCHER_")}
+    env |= project_store(root)
     return open_workspace(Settings.from_environment(env, root, {}), root, writing=writing)
 
 
