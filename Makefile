@@ -15,10 +15,10 @@ TESTS ?= tests
 # Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
 STORE ?= folder
 
-.PHONY: help setup demo test check lint types imports format bench clean
+.PHONY: help setup demo s3 test check lint types imports format bench clean
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(READY) ## Make .venv with everything pinned
 
@@ -33,6 +33,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way back (STORE=s3: in a bucket)
 	@STORE='$(STORE)' bash scripts/demo.sh
+
+s3: $(READY) ## Serve the bucket of `make demo STORE=s3` until Ctrl-C
+	@$(BIN)/python -m tests.rig.serve runs/demo-s3 demo
 
 test: $(READY) check ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)

@@ -9,7 +9,14 @@ config=configs/self_distill/minigrid.env
 teacher=checkpoints/preplan.safetensors
 scorecard=results/calibration/teacher_scorecard.json
 target=checkpoints/stable/student_latest.safetensors
-export PATH="$PWD/.venv/bin:$PATH" LAUNCHER_HOME=runs/self_distill
+store=${STORE:-folder}
+home=runs/self_distill
+if [ "$store" = s3 ]; then
+  # A loop beside the one in the folder, which goes on as it was.
+  home=runs/self_distill_s3
+  target=checkpoints/stable/student_s3.safetensors
+fi
+export PATH="$PWD/.venv/bin:$PATH" LAUNCHER_HOME=$home
 
 if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim='' plain=''; fi
 heading() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
@@ -47,8 +54,31 @@ print((listed["runs"] if isinstance(listed, dict) else listed)[0]["run_id"])'
 success_rate() {
   "$python" -c '
 import json, sys
-print("{success_rate:.1%}".format(**json.load(open(sys.argv[1]))))' "runs/self_distill/$1/metadata/metrics.json"
+print("{success_rate:.1%}".format(**json.load(open(sys.argv[1]))))' "$home/$1/metadata/metrics.json"
 }
+
+# An S3 server of our own, on loopback, as long as this script runs; what it keeps lies under runs/.
+serve() {
+  local folder=runs/demo-s3 line
+  mkdir -p "$folder"
+  note "starting an S3 server (the first time it is built, a minute or two) ..."
+  coproc SERVER { exec "$python" -m tests.rig.serve "$folder" demo; }
+  while IFS= read -r line <&"${SERVER[0]}" && [ -n "$line" ]; do
+    export "${line#export }"
+  done
+  [ -n "${AWS_ENDPOINT_URL:-}" ] || exit 5
+  export LAUNCHER_STORE=s3://demo/distill
+  note "store and ledger: $LAUNCHER_STORE at $AWS_ENDPOINT_URL"
+}
+case $store in
+  folder) ;;
+  s3)
+    heading "The store"
+    serve
+    run launcher doctor
+    ;;
+  *) echo "demo: STORE=$store is neither folder nor s3" >&2; exit 2 ;;
+esac
 
 heading "The teacher"
 if [ -f "$teacher" ] && [ -f "$scorecard" ]; then
@@ -66,7 +96,7 @@ loop
 good=$(newest_run)
 heading "What the student learned (planner off, levels it never saw)"
 run launcher logs "$good" llm_off
-printf 'picture  %s\n' "runs/self_distill/$good/artifacts/comparison.png"
+printf 'picture  %s\n' "$home/$good/artifacts/comparison.png"
 
 heading "A worse student: nine of ten of its lessons spoiled on purpose"
 loop --set LABEL_NOISE=0.9 --note "worse on purpose"
@@ -82,11 +112,18 @@ run launcher list
 run launcher audit
 
 heading "What to type next"
+if [ "$store" = s3 ]; then
+  cat <<END
+The server ends with this script; its bucket stays in runs/demo-s3. To look at it again, in one terminal:
+  make s3                           serves it and prints what to export in another one
+  export LAUNCHER_STORE=$LAUNCHER_STORE LAUNCHER_HOME=$home
+END
+fi
 cat <<END
   source .venv/bin/activate
   launcher                          what is live, what failed last, what to do
   launcher status $good
-  xdg-open runs/self_distill/$good/artifacts/comparison.png
+  xdg-open $home/$good/artifacts/comparison.png
 Close the loop, with the promoted student as the next teacher:
   bash scripts/self_distill.sh --config $config --set SEED=1 \\
     --teacher-checkpoint pointer:$target

@@ -142,7 +142,7 @@ class Screen:
 def say_end(ws: Workspace, outcome: RunOutcome) -> None:
     """The last lines: what is live now, or what to type next; then stage, cause and exit code."""
     state, name = outcome.state, View(ws).name(outcome.state.run_id)
-    ending = f"{name} {state.status}: {_verdict(outcome)} exit_code={outcome.exit_code}"
+    ending = f"{name} {state.status}: {_verdict(outcome)}exit_code={outcome.exit_code}"
     if state.status == "succeeded":
         _say_promotion(outcome, name)
         if state.request:
@@ -159,15 +159,16 @@ def say_end(ws: Workspace, outcome: RunOutcome) -> None:
 
 
 def _verdict(outcome: RunOutcome) -> str:
+    """What went wrong, and a space; nothing where nothing did."""
     end = outcome.state.end
     if isinstance(end, RunFailed):
-        return f"stage={end.stage} cause={end.cause}"
+        return f"stage={end.stage} cause={end.cause} "
     if isinstance(end, RunCancelled):
-        return f"stage={end.stage or '-'} cause=cancelled"
+        return f"stage={end.stage or '-'} cause=cancelled "
     if outcome.exit_code:
         moved = outcome.promotion
-        return f"stage=promotion cause={(moved.cause if moved else None) or 'race'}"
-    return "stage=- cause=-"
+        return f"stage=promotion cause={(moved.cause if moved else None) or 'race'} "
+    return ""
 
 
 def _say_promotion(outcome: RunOutcome, name: str) -> None:

@@ -55,7 +55,7 @@ def test_a_run_is_told_one_fact_a_line(session: Session) -> None:
         r"live    student g2 = two",
         r"undo    launcher rollback student --to 1",
         rf"folder  {re.escape(str(session.home / 'two'))}",
-        r"two succeeded: stage=- cause=- exit_code=0",
+        r"two succeeded: exit_code=0",
     ]
     assert len(done.lines) == len(expected)
     for line, pattern in zip(done.lines, expected, strict=True):
@@ -189,7 +189,7 @@ def test_a_living_line_with_the_last_log_line_and_what_is_left(session: Session)
         ["✓", "llm_off"],
     ]
     assert not any("median" in line or "step" in line for line in final)
-    assert final[-1] == "r succeeded: stage=- cause=- exit_code=0"
+    assert final[-1] == "r succeeded: exit_code=0"
     assert terminal.text.count("\x1b[?25l") == terminal.text.count("\x1b[?25h") > 0  # the cursor
 
 
@@ -270,4 +270,4 @@ def test_resume_shows_what_ended_before(session: Session) -> None:
     stages = [line.split("  ")[:2] for line in done.lines[1:6]]
     assert stages[:2] == [["llm_on", "succeeded"], ["relabel", "succeeded"]]
     assert ["retrain", "succeeded"] in stages
-    assert done.lines[-1] == "r succeeded: stage=- cause=- exit_code=0"
+    assert done.lines[-1] == "r succeeded: exit_code=0"

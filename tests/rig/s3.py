@@ -65,8 +65,8 @@ def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Ser
     """
     program = go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
     root, notes, log = folder / "buckets", folder / "notes", folder / "log"
-    root.mkdir(parents=True)
-    notes.mkdir()
+    root.mkdir(parents=True, exist_ok=True)
+    notes.mkdir(exist_ok=True)
     port = _free_port()
     # A file system that keeps no extended attributes gets a folder of notes instead.
     aside = [] if _keeps_attributes(root) else ["--sidecar", str(notes)]
