@@ -97,11 +97,12 @@ class Settling:
         account = self.journal.pointer(name).generations
         self.pointers.recall(name, [account[number] for number in range(1, len(account) + 1)])
         while True:
-            self._refuse_wrong_store(name)
+            history = self._looked(name)
             for intent in list(self.journal.pointer(name).open.values()):
                 self._end(intent, rolling_back=rolling_back)
+                history = self.pointers.history(name)
             try:
-                return self._import(name)
+                return self._import(history)
             except _StillOpenError:
                 continue
 
@@ -160,13 +161,18 @@ class Settling:
         """
         body = intent.generation
         blocked = None
-        if self.pointers.history(body.name).get(body.generation) is None:
+        history = self.pointers.known(body.name)
+        if ready is None or history.latest != body.generation - 1:
+            history = self.pointers.history(body.name)
+        # Else this was decided on the last look: if the number went since, the create says so.
+        if history.get(body.generation) is None:
             try:
-                reason = self._why_not(body, rolling_back=rolling_back)
+                reason = self._why_not(body, history, rolling_back=rolling_back)
             except IntegrityError as exc:
                 reason, blocked = str(exc), exc
             self._take_number(body, reason)
-        winner = self.pointers.history(body.name).get(body.generation)
+        winner = self.pointers.known(body.name).get(body.generation)
+        winner = winner or self.pointers.history(body.name).get(body.generation)
         if winner is None:
             raise self._vanished(body)
         backup, behind = self._follow(intent, ready)
@@ -177,11 +183,13 @@ class Settling:
         lost = winner.promotion_id != body.promotion_id
         return winner, blocked if lost else None, behind
 
-    def _why_not(self, body: e.Generation, *, rolling_back: bool) -> str | None:
+    def _why_not(
+        self, body: e.Generation, history: PointerHistory, *, rolling_back: bool
+    ) -> str | None:
+        """Why ``body`` may not follow ``history``, which ends right before it; None if it may."""
         if rolling_back:
             return "a rollback took its place"
         if body.automatic:
-            history = self.pointers.history(body.name)
             if history.held_by(self.journal.pointer(body.name).released) is not None:
                 return "the pointer was held"
         verify_blob(self.store, body.digest, body.size_bytes)
@@ -215,8 +223,8 @@ class Settling:
 
     # --- what the ledger missed ---
 
-    def _import(self, name: str) -> PointerHistory:
-        history = self.pointers.history(name)
+    def _import(self, history: PointerHistory) -> PointerHistory:
+        name = history.name
 
         def propose(state: PointerState) -> list[e.EventData]:
             if state.open:
@@ -231,10 +239,12 @@ class Settling:
             return self.pointers.history(name)
         return history
 
-    def _refuse_wrong_store(self, name: str) -> None:
-        known, there = self.journal.pointer(name).latest, self.pointers.history(name).latest
-        if there < known:
-            raise WrongStoreError(name, self.store.where, known, there)
+    def _looked(self, name: str) -> PointerHistory:
+        """What is stored now. Raises WrongStoreError."""
+        known, history = self.journal.pointer(name).latest, self.pointers.history(name)
+        if history.latest < known:
+            raise WrongStoreError(name, self.store.where, known, history.latest)
+        return history
 
     def _vanished(self, body: e.Generation) -> IntegrityError:
         return IntegrityError(

@@ -254,6 +254,13 @@ class Pointers:
             self.store.create(key, data)
         except UnavailableError:
             retried(lambda: self._create_again(key, data))
+        known = self._read.setdefault(body.name, [])
+        if len(known) == body.generation - 1:  # what was created need not be read back
+            known.append(body)
+
+    def known(self, name: str) -> PointerHistory:
+        """``history`` as of the last look, or with what was created here since; asks nobody."""
+        return PointerHistory(name, tuple(self._read.get(name, ())))
 
     def names(self) -> list[str]:
         """Every pointer that has a generation, ascending."""
@@ -261,8 +268,8 @@ class Pointers:
         return sorted({unquote(key.split("/")[1]) for key in keys if key.count("/") == 2})
 
     def write_view(self, name: str) -> None:
-        """Write ``pointers/<name>.json``, a convenience that nothing of ours trusts."""
-        live = self.history(name).live
+        """Write ``pointers/<name>.json``, a convenience that nothing of ours trusts: the newest known."""
+        live = (self.known(name) if self._read.get(name) else self.history(name)).live
         if live is not None:
             view = canonical_json(live.model_dump(mode="json"))
             self.store.replace(self._prefix(name).rstrip("/") + ".json", view)

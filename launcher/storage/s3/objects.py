@@ -99,7 +99,9 @@ class BucketObjects:
         """See the port. Raises IntegrityError where the body does not match the service's own checksum."""
         full = self._full(key)
         try:
-            return self._retried(lambda: self._client.get(full)).data
+            data = self._retried(lambda: self._client.get(full)).data
+            self._bucket_seen = True
+            return data
         except AbsentError:
             raise ObjectNotFoundError(key) from None
         except BrokenBodyError as exc:
