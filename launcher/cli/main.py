@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "pointers": ("pointers", "What each pointer names, and its history.", "Checkpoints"),
     "pull": ("pull", "Fetch a checkpoint, verified, by ref.", "Checkpoints"),
     "storage": ("care", "What is stored, by class, in bytes.", "Care"),
+    "gc": ("gc", "Move what nothing needs to the trash; empty old trash.", "Care"),
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
     "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
     "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
