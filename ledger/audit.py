@@ -31,6 +31,7 @@ from ledger.transparency.merkle import EMPTY_ROOT, Frontier, leaf_hash
 __all__ = ["LedgerAudit", "Named", "Problem", "named_blobs"]
 
 _STORAGE_EVENTS: Final = (e.StorageMeasured, e.GarbagePlanned, e.GarbageCollected)
+_FOLDER_EVENTS: Final = (e.RunFolderRetired, e.RunFolderRestored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class LedgerAudit:
                 state = self.pointers.get(name) or PointerState(stream)
                 _same_name(stream, data, name)
                 self.pointers[name] = evolve_pointer(state, record)
-            elif not isinstance(data, (*_STORAGE_EVENTS, e.NewerEvent)):
+            elif not isinstance(data, (*_STORAGE_EVENTS, *_FOLDER_EVENTS, e.NewerEvent)):
                 raise IllegalTransitionError(
                     stream, "storage", record.type, "not one of its events"
                 )

@@ -2,7 +2,7 @@
 
 Run, stage, attempt and type; plus the pod for StageStarted, path and digest for CheckpointRecorded, the
 tag file's and schema's digest and the event it follows for tag checks, the promotion's id for pointer
-events, the plan's digest for garbage. Saying the same fact twice gives the same id twice, and the ledger
+events, the plan's digest for garbage, for a run's folder the run and the event that it follows. Saying the same fact twice gives the same id twice, and the ledger
 keeps the first.
 """
 
@@ -49,6 +49,8 @@ _PARTS: Final[dict[type[e.EventData], Callable[[Any], Parts]]] = {
     e.PointerReleased: lambda d: (d.generation,),
     e.GarbagePlanned: lambda d: (d.plan_digest,),
     e.GarbageCollected: lambda d: (d.plan_digest,),
+    e.RunFolderRetired: lambda d: (d.run_id, d.follows or ""),
+    e.RunFolderRestored: lambda d: (d.run_id, d.follows or ""),
 }
 
 

@@ -59,6 +59,8 @@ from ledger.events.storage import (
     GarbageCollected,
     GarbagePlanned,
     ObsoleteCheckpoint,
+    RunFolderRestored,
+    RunFolderRetired,
     StorageMeasured,
 )
 
@@ -95,6 +97,8 @@ __all__ = [
     "RelabelTagsValidated",
     "RunCancelled",
     "RunFailed",
+    "RunFolderRestored",
+    "RunFolderRetired",
     "RunRequested",
     "RunSucceeded",
     "StageFailed",
@@ -139,7 +143,9 @@ AnyEvent = Annotated[
     | PointerReleased
     | StorageMeasured
     | GarbagePlanned
-    | GarbageCollected,
+    | GarbageCollected
+    | RunFolderRetired
+    | RunFolderRestored,
     Field(discriminator="type"),
 ]
 

@@ -8,7 +8,14 @@ from pydantic import Field
 
 from ledger.events._base import EventData, Frozen
 
-__all__ = ["GarbageCollected", "GarbagePlanned", "ObsoleteCheckpoint", "StorageMeasured"]
+__all__ = [
+    "GarbageCollected",
+    "GarbagePlanned",
+    "ObsoleteCheckpoint",
+    "RunFolderRestored",
+    "RunFolderRetired",
+    "StorageMeasured",
+]
 
 
 class ObsoleteCheckpoint(Frozen):
@@ -49,3 +56,29 @@ class GarbageCollected(EventData):
     plan_digest: str
     objects: int
     size_bytes: int
+
+
+class RunFolderRetired(EventData):
+    """From here on a machine keeps no folder of an ended run: what was in it is in the store.
+
+    Appended before the first file goes. ``folder`` is absolute; ``follows`` is the id of the event of this kind
+    that the run had before, None for its first.
+    """
+
+    type: Literal["RunFolderRetired"] = "RunFolderRetired"
+    run_id: str
+    folder: str
+    machine_id: str
+    files: int = Field(ge=0)
+    size_bytes: int = Field(ge=0)
+    follows: str | None = None
+
+
+class RunFolderRestored(EventData):
+    """A retired folder is there again, or was not removed after all; ``follows`` as in RunFolderRetired."""
+
+    type: Literal["RunFolderRestored"] = "RunFolderRestored"
+    run_id: str
+    folder: str
+    machine_id: str
+    follows: str | None

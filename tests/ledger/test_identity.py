@@ -72,6 +72,12 @@ SAMPLES: dict[str, e.EventData] = {
     "StorageMeasured": e.StorageMeasured(store="s", bytes_by_class={}, free_bytes=None),
     "GarbagePlanned": e.GarbagePlanned(plan_digest=ZERO, objects=1, size_bytes=1),
     "GarbageCollected": e.GarbageCollected(plan_digest=ZERO, objects=1, size_bytes=1),
+    "RunFolderRetired": e.RunFolderRetired(
+        run_id="a", folder="/p/a", machine_id="m", files=1, size_bytes=1
+    ),
+    "RunFolderRestored": e.RunFolderRestored(
+        run_id="a", folder="/p/a", machine_id="m", follows="f"
+    ),
 }
 _STAGE, _ATTEMPT = ("stage", "retrain"), ("attempt", 2)
 _CHECK = [("digest", ONE), ("digest", None), ("schema_digest", ONE), ("follows", "g")]
@@ -97,6 +103,8 @@ TELLS_APART: dict[str, list[tuple[str, Any]]] = {
     "PointerReleased": [("generation", 2)],
     "GarbagePlanned": [("plan_digest", ONE)],
     "GarbageCollected": [("plan_digest", ONE)],
+    "RunFolderRetired": [("run_id", "b"), ("follows", "f")],
+    "RunFolderRestored": [("run_id", "b"), ("follows", "g")],
 }  # fmt: skip
 #: Fields that a second teller may see otherwise without telling another fact.
 SAME_FACT: dict[str, list[tuple[str, Any]]] = {
@@ -116,6 +124,7 @@ SAME_FACT: dict[str, list[tuple[str, Any]]] = {
     "PromotionAborted": [("reason", "x")],
     "PromotionRefused": [("cause", "race")],
     "PointerHeld": [("reason", "x")],
+    "RunFolderRetired": [("folder", "/q"), ("machine_id", "n"), ("files", 2)],
 }
 
 
