@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ from launcher.outcomes import result_events
 from launcher.project import relative_to_project
 from launcher.promotion import Moved, RaceLostError
 from launcher.request import make_folders
+from launcher.storage.bucket_url import look_seconds
 from launcher.surroundings import log_path, run_dir, stage_spec
 from launcher.usage import measure
 from launcher.workspace import Workspace
@@ -76,6 +78,7 @@ class Runner:
     ) -> None:
         self.ws, self.executor, self.config, self.progress = ws, executor, config, progress
         self.force = False
+        self._look_seconds = look_seconds(ws.store.where, 0.0)
         self._interrupts = Interrupts()
 
     def run(self, run_id: str) -> RunOutcome:
@@ -204,12 +207,18 @@ class Runner:
         )
 
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
-        seen = self._interrupts.wait(
-            lambda: self.executor.wait(state.run_id, stage, attempt, timeout_seconds=_WAIT_SECONDS)
-        )
-        if isinstance(seen, Running):
-            log = log_path(self.ws, state, stage, attempt)
+        """Until there is more to see, or it is time to look what others say of this run."""
+        log = log_path(self.ws, state, stage, attempt)
+        began = time.monotonic()
+        while isinstance(
+            self._interrupts.wait(
+                lambda: self.executor.wait(state.run_id, stage, attempt, _WAIT_SECONDS)
+            ),
+            Running,
+        ):
             self.progress.stage_waits(state, state.stages[stage], log)
+            if time.monotonic() - began >= self._look_seconds:
+                break
         return self.ws.journal.run(state.run_id)
 
     def _result(

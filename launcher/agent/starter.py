@@ -25,14 +25,16 @@ import pathspec  # noqa: F401 - collecting needs it, and imports it where it is 
 from launcher.agent import supervisor
 from launcher.agent.protocol import StageSpec
 from launcher.errors import LauncherError
+from launcher.storage.opening import warm
 
 __all__ = ["LENGTH_BYTES", "main"]
 
 LENGTH_BYTES: Final = 8
 
 
-def main() -> int:
-    """Fork a supervisor for each attempt on standard input, until its end."""
+def main(store: str = "") -> int:
+    """Fork a supervisor for each attempt on standard input, until its end. ``store``: where it will be."""
+    warm(store)
     wake, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -102,4 +104,4 @@ def _last_words(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -29,6 +29,7 @@ from launcher.agent.outputs import collect_checkpoints, collect_outputs
 from launcher.agent.protocol import AttemptPaths, StageSpec, own_record
 from launcher.clock import now
 from launcher.errors import IntegrityError, LauncherError, UnavailableError
+from launcher.storage.bucket_url import look_seconds
 from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectExistsError
 from ledger.canonical import canonical_json
@@ -39,7 +40,7 @@ __all__ = ["Supervisor", "say"]
 _LOCK_SECONDS: Final = 5.0
 #: How long the remains of an ended command have between TERM and KILL.
 _REMAINS_SECONDS: Final = 2.0
-#: How often it looks whether somebody else closed the attempt.
+#: How often it looks in a folder whether somebody else closed the attempt.
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -51,6 +52,7 @@ class Supervisor:
         self.paths = AttemptPaths(Path(spec.home), spec.run_id, spec.stage, spec.attempt)
         self.store = open_store(spec.store)
         self.record = own_record()
+        self._look_seconds = look_seconds(spec.store, _LOOK_SECONDS)
         self._told_to_stop = False
         self._started_at = now()
         self._began = time.monotonic()
@@ -141,13 +143,15 @@ class Supervisor:
                 closed_by = self._close(
                     "timeout", f"it ran longer than {limit:g} s and was stopped"
                 )
-            elif moment - looked >= _LOOK_SECONDS:
+            elif moment - looked >= self._look_seconds:
                 looked = moment
                 closed_by = self._closed_by_another()
             if closed_by is not None:
                 return closed_by
-            left = _LOOK_SECONDS if limit is None or late else limit - (moment - self._began)
-            ready, _, _ = select.select([wake], [], [], min(left, _LOOK_SECONDS))
+            left = _LOOK_SECONDS if late else self._look_seconds
+            if limit is not None and not late:
+                left = min(left, limit - (moment - self._began))
+            ready, _, _ = select.select([wake], [], [], left)
             if ready:
                 os.read(wake, 4096)
         return None

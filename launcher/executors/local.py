@@ -35,6 +35,7 @@ from launcher.executors.port import (
 )
 from launcher.executors.records import AttemptRecords
 from launcher.executors.spawn import Spawner
+from launcher.storage.bucket_url import is_bucket, look_seconds
 from launcher.storage.port import ObjectStore
 from ledger.events import Handle
 
@@ -59,10 +60,13 @@ class LocalExecutor:
 
     def __init__(self, store: ObjectStore, home: Path) -> None:
         self.store, self.home = store, home
-        self._spawner = Spawner()
+        self._spawner = Spawner(store.where if is_bucket(store.where) else "")
+        self._look_seconds = look_seconds(store.where, 0.0)
+        self._started: dict[str, dict[str, Any]] = {}
 
     def _of(self, run_id: str, stage: str, attempt: int) -> AttemptRecords:
-        return AttemptRecords(self.store, AttemptPaths(self.home, run_id, stage, attempt))
+        paths = AttemptPaths(self.home, run_id, stage, attempt)
+        return AttemptRecords(self.store, paths, self._started)
 
     # --- starting ---
 
@@ -143,19 +147,26 @@ class LocalExecutor:
         of = self._of(run_id, stage, attempt)
         record = of.start_record()
         deadline = time.monotonic() + timeout_seconds
-        looked = time.monotonic()
-        pause = 0.001
+        looked, heard, pause = time.monotonic(), self._spawner.heard, 0.001
         while (moment := time.monotonic()) < deadline:
-            if moment - looked > _LOCK_LOOK_SECONDS or of.is_closed():
-                looked = moment
+            if self._is_time(of, moment - looked, self._spawner.heard - heard):
+                looked, heard = moment, self._spawner.heard
                 seen = self.observe(run_id, stage, attempt)
                 if not isinstance(seen, Running):
                     return seen
             left = min(_LOCK_LOOK_SECONDS, deadline - moment)
             if record is None or not self._spawner.listen(record["pid"], left):
                 clock.sleep(pause)
-                pause = min(pause * 1.3, 0.02)
+                pause = min(pause * 1.3, 0.1 if self._look_seconds else 0.02)
+        if record is not None and self._look_seconds and of.is_held():
+            return Running(_handle(record))
         return self.observe(run_id, stage, attempt)
+
+    def _is_time(self, of: AttemptRecords, waited: float, heard: int) -> bool:
+        """Whether to look again. A store far away is asked where this machine says that something happened."""
+        if not self._look_seconds:
+            return waited > _LOCK_LOOK_SECONDS or of.is_closed()
+        return heard > 0 or waited > self._look_seconds or not of.is_held()
 
     # --- stopping ---
 

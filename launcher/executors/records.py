@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from launcher import clock
@@ -26,6 +26,8 @@ class AttemptRecords:
 
     store: ObjectStore
     paths: AttemptPaths
+    #: Start records that were read, by key: they never change.
+    started: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """``retrain attempt 2 of RUN``, for messages."""
@@ -46,9 +48,12 @@ class AttemptRecords:
     def start_record(self) -> dict[str, Any] | None:
         """machine_id, pid, started and boot_id of the supervisor, or None. Raises IntegrityError."""
         key = self.paths.key("start.json")
+        if key in self.started:
+            return self.started[key]
         try:
             record = json.loads(self.store.read(key))
-            return {k: record[k] for k in ("machine_id", "pid", "started", "boot_id")}
+            found = {k: record[k] for k in ("machine_id", "pid", "started", "boot_id")}
+            return self.started.setdefault(key, found)
         except ObjectNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as exc:

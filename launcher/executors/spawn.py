@@ -30,11 +30,15 @@ _START_SECONDS: Final = 30.0
 class Spawner:
     """The supervisors of one launcher. One thread uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: str = "") -> None:
+        """``store``: a bucket whose client is read ahead too."""
+        self._more = (store,) if store else ()
         self._starter: subprocess.Popen[bytes] | None = None
         self._living: set[int] = set()
         self._forked: int | None = None
         self._lines = b""
+        #: How many lines were heard: one more is a reason to look.
+        self.heard = 0
 
     def prepare(self) -> None:
         """Have a starter ready. Raises UnavailableError."""
@@ -43,7 +47,7 @@ class Spawner:
         self.close()
         try:
             self._starter = subprocess.Popen(
-                STARTER,
+                (*STARTER, *self._more),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -116,6 +120,7 @@ class Spawner:
             return True
         said = os.read(starter.stdout.fileno(), 4096)
         *lines, self._lines = (self._lines + said).split(b"\n")
+        self.heard += len(lines)
         for line in lines:
             pid, _, what = line.partition(b" ")
             if what == b"forked":

@@ -8,15 +8,23 @@ from typing import Final
 from launcher.errors import UsageError
 from launcher.storage.port import check_key
 
-__all__ = ["is_bucket", "normal_url", "parse_url"]
+__all__ = ["is_bucket", "look_seconds", "normal_url", "parse_url"]
 
 #: Amazon S3's rules for names of general-purpose buckets, and dots, which older buckets have.
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+#: A request costs money and somebody's server; nothing that is done for a run on this machine waits for it.
+_FAR_LOOK_SECONDS: Final = 5.0
 
 
 def is_bucket(place: str) -> bool:
     """Whether a setting names a bucket and not a folder."""
     return place.startswith("s3://")
+
+
+def look_seconds(place: str, near: float) -> float:
+    """How long a store may go unasked about what is mostly heard of in another way: ``near`` for a folder."""
+    return _FAR_LOOK_SECONDS if is_bucket(place) else near
 
 
 def parse_url(url: str) -> tuple[str, str]:

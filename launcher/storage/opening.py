@@ -22,7 +22,7 @@ from launcher.storage.bucket_url import is_bucket
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import ObjectStore
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "warm"]
 
 _EXTRA: Final = {
     "LAUNCHER_S3_SSE": "ServerSideEncryption",
@@ -45,6 +45,14 @@ def open_store(place: str | Path, environment: Mapping[str, str] | None = None) 
         scheme = place.partition("://")[0]
         raise UsageError(f"no store is known under {scheme}://", "a folder, or s3://bucket/prefix")
     return FilesystemStore(Path(place))
+
+
+def warm(place: str) -> None:
+    """Read the modules of that store, for processes that are to be forked. Opens nothing, asks nobody."""
+    if is_bucket(place):
+        from launcher.storage.s3 import client
+
+        client.warm()
 
 
 def _set(names: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:

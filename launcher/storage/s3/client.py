@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from launcher.errors import UnavailableError
 from launcher.storage.s3.faults import BrokenBodyError, Place, in_our_words
 
-__all__ = ["Answer", "Client", "Limits"]
+__all__ = ["Answer", "Client", "Limits", "warm"]
 
 #: Names that S3 itself answers to; any other endpoint is somebody's server.
 _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
@@ -231,6 +231,22 @@ def _loader() -> Any:
     import botocore.loaders
 
     return botocore.loaders.create_loader()
+
+
+def warm() -> None:
+    """Read now what the first call would read, so that processes forked from this one need not.
+
+    Asks nobody: whose credentials they are, and where the endpoint is, every process finds out for itself.
+    """
+    import boto3
+    import botocore.session
+    import urllib3.exceptions  # noqa: F401
+
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _loader())
+    core.set_credentials("none", "none")
+    session = boto3.session.Session(botocore_session=core, region_name="us-east-1")
+    session.client("s3", endpoint_url="http://127.0.0.1:9").close()
 
 
 @dataclass(frozen=True, slots=True)
