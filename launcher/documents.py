@@ -9,6 +9,8 @@ Rules:
    imported as an event (actor ``file``) before the file is written again.
 4. What we wrote ourselves is no such change: the run's lock notes the digest of it, so that a file that is
    merely behind (its writer was killed, or another one is about to write) is not taken for a person's word.
+5. Only what this machine keeps is written and missed (``launcher.run_folders``): nothing of a run of another
+   machine, nothing in a folder that was retired.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from launcher.clock import new_id
 from launcher.errors import UnavailableError
 from launcher.facts import FactsOfRuns, measured_run, promoted_run
 from launcher.journal import Journal
+from launcher.run_folders import RunFolders, folder_of
 from launcher.storage.durable import sync_folder
 from launcher.target import locked
 from ledger import events as e
@@ -75,22 +78,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class Documents:
-    """The documents of runs. ``locks`` is the home's folder of locks."""
+    """The documents of runs. ``locks`` is the home's folder of locks; ``shared``: other machines' runs are here too."""
 
-    def __init__(self, journal: Journal, locks: Path) -> None:
+    def __init__(self, journal: Journal, locks: Path, *, shared: bool = False) -> None:
         self.journal, self.locks = journal, locks
+        self.folders = RunFolders(journal.store, shared=shared)
         self._promotions = FactsOfRuns(journal.store, "pointer/", promoted_run)
         self._measurements = FactsOfRuns(journal.store, "storage", measured_run)
 
     def run_dir(self, request: e.RunRequested) -> Path:
         """The run's own folder, absolute."""
-        return Path(request.project_root, request.output_root, request.run_id)
+        return folder_of(request)
 
     def write(self, run_id: str) -> RunState:
         """Bring every document of a run up to date; returns the state that they show. Raises UnavailableError."""
-        with locked(self._lock(run_id)) as fd:
+        with self.holding(run_id) as fd:
             state = self._import_tag_status(self.journal.run(run_id), _noted(fd))
-            for path, data in self.expected(state):
+            for path, data in self.kept(state):
                 if path.name == _TAGS:
                     _write_tags(fd, path, data)
                 elif _same(path, data):
@@ -100,6 +104,10 @@ class Documents:
                 else:
                     self._write_shared(state, path)
         return state
+
+    def holding(self, run_id: str) -> contextlib.AbstractContextManager[int]:
+        """Hold the run's lock: nobody writes its documents meanwhile. Raises UnavailableError."""
+        return locked(self._lock(run_id))
 
     def _lock(self, run_id: str) -> Path:
         return self.locks / f"{run_id}.documents.lock"
@@ -115,6 +123,15 @@ class Documents:
     def expected(self, state: RunState) -> Iterator[tuple[Path, bytes]]:
         """(path, bytes) of each document that the ledger implies for a run, now."""
         yield from self._project(state, None)
+
+    def kept(self, state: RunState) -> Iterator[tuple[Path, bytes]]:
+        """Those of ``expected`` that belong on this machine now."""
+        if state.request is None or not self.folders.is_here(state):
+            return
+        retired, folder = self.folders.is_retired(state), self.run_dir(state.request)
+        for path, data in self.expected(state):
+            if not (retired and path.is_relative_to(folder)):
+                yield path, data
 
     def as_of(self, run_id: str, position: int) -> Iterator[tuple[Path, bytes]]:
         """As ``expected``, of the ledger as it was after ``position``."""
@@ -170,7 +187,7 @@ class Documents:
     def check(self, state: RunState) -> list[Difference]:
         """Documents on disk that differ from the ledger; a tag status that a job changed is none."""
         differences = []
-        for path, data in self.expected(state):
+        for path, data in self.kept(state):
             if not path.exists():
                 differences.append(Difference(path, "missing"))
             elif not _same(path, data) and not self._edited(state.run_id, path, data):

@@ -15,7 +15,13 @@ from typing import Any
 
 from ledger import decider, pointers
 from ledger.errors import VersionConflictError
-from ledger.events import EventData, Recorded, StorageMeasured
+from ledger.events import (
+    EventData,
+    Recorded,
+    RunFolderRestored,
+    RunFolderRetired,
+    StorageMeasured,
+)
 from ledger.identity import identify
 from ledger.ids import pointer_stream, run_stream
 from ledger.stores.port import EventStore
@@ -89,8 +95,10 @@ class Journal:
                 return self.pointer(name)
         raise AssertionError("unreachable")
 
-    def record_storage(self, measured: StorageMeasured, key: str) -> Recorded[Any]:
-        """Append a measurement; ``key`` makes it one fact however often it is said."""
+    def record_storage(
+        self, measured: StorageMeasured | RunFolderRetired | RunFolderRestored, key: str = ""
+    ) -> Recorded[Any]:
+        """Append a fact about storage; ``key`` makes a measurement one fact however often it is said."""
         for attempt in range(_ATTEMPTS):
             known = self.store.read_stream("storage")
             event = identify("storage", measured, key)

@@ -33,7 +33,13 @@ from launcher.storage.ledger_objects import open_ledger
 from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectStore
 from ledger import errors as ledger_errors
-from ledger.events import PromotionConfirmed, Recorded, StorageMeasured
+from ledger.events import (
+    PromotionConfirmed,
+    Recorded,
+    RunFolderRestored,
+    RunFolderRetired,
+    StorageMeasured,
+)
 from ledger.stores.port import EventStore
 from ledger.stores.sqlite import SqliteEventStore
 
@@ -167,7 +173,7 @@ def open_workspace(
         ledger = _open_ledger(settings, home, store, writing=writing)
     journal = Journal(ledger, actor or settings.actor, clock.now)
     promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
-    documents = Documents(journal, home / "locks")
+    documents = Documents(journal, home / "locks", shared=settings.ledger == "store")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
 
 
@@ -193,7 +199,8 @@ def _run_of(record: Recorded[Any]) -> str | None:
         return record.stream.removeprefix("run/")
     if isinstance(record.data, PromotionConfirmed):
         return record.data.generation.run_id
-    return record.data.run_id if isinstance(record.data, StorageMeasured) else None
+    shown = StorageMeasured | RunFolderRetired | RunFolderRestored
+    return record.data.run_id if isinstance(record.data, shown) else None
 
 
 def _read_marker(path: Path) -> Mapping[str, Any]:

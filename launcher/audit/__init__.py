@@ -150,13 +150,22 @@ def _documents(scene: Scene, seen: _Seen) -> Check:
         check.skipped = "the ledger is not what it was"
         return check
     once: Any = _OnceRead(ledger, found)
-    documents = Documents(Journal(once, "audit", clock.now), scene.home / "locks")
-    live = Documents(Journal(ledger, "audit", clock.now), scene.home / "locks")
-    suspects = []
+    documents, live = (
+        Documents(Journal(of, "audit", clock.now), scene.home / "locks", shared=scene.shared)
+        for of in (once, ledger)
+    )
+    suspects, away, retired = [], 0, 0
     for state in found.runs.values():
         with reported(check, f"run {state.run_id}"):
             if documents.check(state):
                 suspects.append(state.run_id)
+            away += not documents.folders.is_here(state)
+            retired += documents.folders.is_retired(state)
+    if away:
+        check.notes.append(f"{counted(away, 'run')} not of this machine: not looked at here")
+    if retired:
+        what = f"{counted(retired, 'run folder')} retired to the store"
+        check.notes.append(f"{what}: launcher restore RUN brings one back")
     for difference in standing_differences(live, suspects):
         check.bad(_shown(difference.path, scene.root), _DIFFERENCE[difference.what])
     return check

@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is audited. ``ledger`` is None where it could not be opened; then ``why`` says why not."""
+    """What is audited. ``ledger`` is None where it could not be opened; then ``why`` says why not.
+
+    ``shared``: other machines write to the ledger too.
+    """
 
     ledger: EventStore | None
     store: ObjectStore
@@ -33,6 +36,7 @@ class Scene:
     home: Path
     project: str
     why: str = ""
+    shared: bool = False
 
 
 @dataclass

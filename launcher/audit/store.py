@@ -178,7 +178,8 @@ def check_targets(scene: Scene, histories: Iterable[PointerHistory]) -> Check:
             problem = _target_problem(path, lambda h=history: Pointers(scene.store).history(h.name))  # type: ignore[misc]
             if problem:
                 check.bad(history.name, problem)
-    check.looked_at = f"{counted(hashed, 'file')} that follow a pointer, hashed again"
+    follow = "follows" if hashed == 1 else "follow"
+    check.looked_at = f"{counted(hashed, 'file')} that {follow} a pointer, hashed again"
     return check
 
 

@@ -75,7 +75,8 @@ def _scene(home: str | None) -> Scene:
     except (IntegrityError, UnavailableError, UsageError) as exc:
         home_folder, store = open_parts(chosen, root)
         return Scene(None, store, root, home_folder, chosen.project, exc.message)
-    return Scene(ws.ledger, ws.store, ws.root, ws.home, chosen.project)
+    shared = chosen.ledger == "store"
+    return Scene(ws.ledger, ws.store, ws.root, ws.home, chosen.project, shared=shared)
 
 
 def _as_json(report: Report) -> dict[str, Any]:
