@@ -11,8 +11,8 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -20,6 +20,7 @@ from launcher.clock import new_id
 from launcher.errors import UnavailableError, UsageError
 from launcher.storage.blobs import StillWrittenError, copy_and_hash, digest_bytes, open_source
 from launcher.storage.durable import clone, make_folder, sync_file, sync_folder, take_name
+from launcher.storage.folder_trash import FolderTrash
 from launcher.storage.port import (
     TEMPORARY_PREFIX,
     BlobDamagedError,
@@ -31,6 +32,7 @@ from launcher.storage.port import (
     Progress,
     blob_key,
     check_key,
+    trash_prefix,
 )
 from ledger.ids import check_digest
 
@@ -62,6 +64,7 @@ class FilesystemStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._made: set[Path] = set()
+        self._trash = FolderTrash(root, self._make)
 
     @property
     def where(self) -> str:
@@ -154,8 +157,12 @@ class FilesystemStore:
 
     def stat_blob(self, digest: str) -> BlobInfo | None:
         """See the port."""
-        found = self._stat(self._path(blob_key(check_digest(digest))), digest)
-        return None if found is None else BlobInfo(digest, found.st_size)
+        with self._translated(digest):
+            for place in self._trash.places(digest):
+                found = self._stat(place, digest)
+                if found is not None:
+                    return BlobInfo(digest, found.st_size)
+        return None
 
     def verify_blob(self, digest: str) -> BlobInfo:
         """See the port."""
@@ -192,6 +199,46 @@ class FilesystemStore:
                 temporary.unlink(missing_ok=True)
         _whole(blob, progress)
         return blob
+
+    # --- the trash ---
+
+    def discard(self, blobs: Sequence[BlobInfo], date: str) -> Mapping[str, str]:
+        """See the port. None is left: a folder that may not be changed is an UnavailableError."""
+        with self._translated(trash_prefix(date)):
+            self._trash.discard([blob.digest for blob in blobs], date)
+        return {}
+
+    def recover(self, digest: str) -> BlobInfo | None:
+        """See the port."""
+        if self._in_place(digest) is None:
+            with self._translated(digest):
+                damaged = self._trash.put_back(digest)
+            if damaged:
+                raise BlobDamagedError(digest, self.where, damaged)
+        return self._in_place(digest)
+
+    def trash_dates(self) -> Sequence[str]:
+        """See the port."""
+        with self._translated("trash"):
+            return self._trash.dates()
+
+    def trashed(self, date: str) -> Iterator[ObjectInfo]:
+        """See the port."""
+        prefix = trash_prefix(date)
+        for info in self.list(prefix + "blobs/"):
+            yield ObjectInfo(info.key.removeprefix(prefix), info.size_bytes, info.modified)
+
+    def empty(self, date: str, digests: Sequence[str]) -> Mapping[str, str]:
+        """See the port."""
+        with self._translated(trash_prefix(date)):
+            self._trash.empty(date, digests)
+        return {}
+
+    def clock(self) -> float:
+        """See the port: what the disk stamps on a file."""
+        with self._translated("a file"), self._beside(_INCOMING) as (temporary, _):
+            os.utime(temporary)
+            return temporary.stat().st_mtime
 
     def free_bytes(self) -> int | None:
         """See the port: what an unprivileged user may still write."""
@@ -268,9 +315,13 @@ class FilesystemStore:
             except ObjectExistsError:
                 return
 
+    def _in_place(self, digest: str) -> BlobInfo | None:
+        found = self._stat(self._path(blob_key(check_digest(digest))), digest)
+        return None if found is None else BlobInfo(digest, found.st_size)
+
     def _has(self, blob: BlobInfo) -> bool:
-        """Whether ``blob`` is there already, durably. Raises BlobDamagedError where its size is wrong."""
-        known = self.stat_blob(blob.digest)
+        """Whether ``blob`` is in its place, durably. Raises BlobDamagedError where its size is wrong."""
+        known = self._in_place(blob.digest)
         if known is None:
             return False
         if known.size_bytes != blob.size_bytes:
@@ -284,12 +335,13 @@ class FilesystemStore:
 
     @contextmanager
     def _open_blob(self, digest: str) -> Iterator[BinaryIO]:
-        path = self._path(blob_key(check_digest(digest)))
         with self._translated(digest):
-            try:
-                file = path.open("rb")
-            except (FileNotFoundError, NotADirectoryError):
-                raise BlobMissingError(digest, self.where) from None
+            for place in self._trash.places(digest):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    file = place.open("rb")
+                    break
+            else:
+                raise BlobMissingError(digest, self.where)
             with file:
                 yield file
 

@@ -9,11 +9,15 @@ The contract, checked by ``tests/contract/test_object_store.py`` on each backend
    name, and hashed again on every read. Truncation or a flipped bit is BlobDamagedError, naming it.
 4. Bytes cross between store and visible paths by reflink or copy, never by hard link.
 5. Listings are ascending by key, in code-point order.
+6. **The trash.** Nothing else takes an object's name away: a blob is moved to ``trash/<date>/<its key>``, whole,
+   and whoever looks for it finds it there too. Reading reads it where it lies; ``recover`` puts it back,
+   create-only, and leaves the copy in the trash. Only ``empty`` ends bytes, for whoever knows that none needs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -32,6 +36,8 @@ __all__ = [
     "Progress",
     "blob_key",
     "check_key",
+    "trash_key",
+    "trash_prefix",
 ]
 
 #: Hears how many bytes of how many are done; from any thread, one call at a time, ascending.
@@ -42,6 +48,7 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 #: NAME_MAX of every file system in use; a bucket's whole key may have 1,024 bytes.
 _MAX_PART_BYTES: Final = 255
 _MAX_KEY_BYTES: Final = 1024
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class ObjectExistsError(ConflictError):
@@ -97,6 +104,18 @@ def blob_key(digest: str) -> str:
     """The key of a blob, from its ``sha256:<hex>`` digest."""
     hexadecimal = digest.removeprefix("sha256:")
     return f"blobs/sha256/{hexadecimal[:2]}/{hexadecimal}"
+
+
+def trash_prefix(date: str) -> str:
+    """Under what the trash of a date lies; ``date`` is ``YYYY-MM-DD``. Raises UsageError."""
+    if not _DATE.fullmatch(date):
+        raise UsageError(f"{date!r} is no date", "YYYY-MM-DD")
+    return f"trash/{date}/"
+
+
+def trash_key(date: str, digest: str) -> str:
+    """The key of a blob in the trash of a date."""
+    return trash_prefix(date) + blob_key(digest)
 
 
 def check_key(key: str) -> str:
@@ -166,7 +185,7 @@ class ObjectStore(Protocol):
         ...
 
     def stat_blob(self, digest: str) -> BlobInfo | None:
-        """A blob's size, or None where it is absent. Does not read its bytes."""
+        """A blob's size, or None where it is absent, from the trash too. Does not read its bytes."""
         ...
 
     def verify_blob(self, digest: str) -> BlobInfo:
@@ -187,4 +206,37 @@ class ObjectStore(Protocol):
 
     def free_bytes(self) -> int | None:
         """Free space in bytes, or None where the store has no such limit."""
+        ...
+
+    # --- the trash ---
+
+    def discard(self, blobs: Sequence[BlobInfo], date: str) -> Mapping[str, str]:
+        """Move these blobs to the trash of ``date``; those that are gone already are passed over.
+
+        A blob leaves its place once its copy in the trash is whole and durable. Killed on the way, each is in its
+        place, in the trash, or both. Returns why some were left in their place, by digest.
+        """
+        ...
+
+    def recover(self, digest: str) -> BlobInfo | None:
+        """See that a blob is in its place, moved back from the trash if it must be; None where it is in neither.
+
+        For whoever is about to rely on it. Raises BlobDamagedError where what is in the trash is not the blob.
+        """
+        ...
+
+    def trash_dates(self) -> Sequence[str]:
+        """The dates that have a trash, ascending."""
+        ...
+
+    def trashed(self, date: str) -> Iterator[ObjectInfo]:
+        """The blobs in the trash of a date, ascending by key; ``key`` is a blob's own, ``modified`` when it came."""
+        ...
+
+    def empty(self, date: str, digests: Sequence[str]) -> Mapping[str, str]:
+        """Delete these blobs from the trash of a date, for good; returns why some were not, by digest."""
+        ...
+
+    def clock(self) -> float:
+        """The store's own clock, epoch seconds. For writers: it may make a hidden file for a moment."""
         ...

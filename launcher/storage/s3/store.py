@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -25,11 +26,13 @@ from launcher.storage.port import (
     ObjectInfo,
     Progress,
     blob_key,
+    trash_prefix,
 )
-from launcher.storage.s3.client import Limits
+from launcher.storage.s3.client import Answer, Limits
 from launcher.storage.s3.download import Downloads
 from launcher.storage.s3.faults import AbsentError, BrokenBodyError, NoUploadError, TakenError
 from launcher.storage.s3.objects import BucketObjects
+from launcher.storage.s3.trash import BucketTrash
 from launcher.storage.s3.upload import PART_BYTES, Hashed, SourceChangedError, Uploads, hash_source
 from ledger.ids import check_digest
 
@@ -59,7 +62,9 @@ class S3Store(BucketObjects):
         super().__init__(url, limits=limits, extra=extra, marks=marks)
         self._downloads = Downloads(self._client)
         self._blob_extra = dict(blob_extra or {})
-        self._uploads = Uploads(self._client, {**self._extra, **self._blob_extra})
+        for_blobs = {**self._extra, **self._blob_extra}
+        self._uploads = Uploads(self._client, for_blobs)
+        self._trash = BucketTrash(self._client, self._prefix, for_blobs)
 
     def ingest(self, source: Path, progress: Progress | None = None) -> BlobInfo:
         """See the port. Raises StillWrittenError too."""
@@ -89,8 +94,11 @@ class S3Store(BucketObjects):
 
     def stat_blob(self, digest: str) -> BlobInfo | None:
         """See the port."""
-        size = self._size(self._full(blob_key(check_digest(digest))))
-        return None if size is None else BlobInfo(digest, size)
+        for full in self._places(digest):
+            size = self._size(full)
+            if size is not None:
+                return BlobInfo(digest, size)
+        return None
 
     def verify_blob(self, digest: str) -> BlobInfo:
         """See the port."""
@@ -98,12 +106,12 @@ class S3Store(BucketObjects):
 
     def read_blob(self, digest: str, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
         """See the port."""
-        full = self._full(blob_key(check_digest(digest)))
+        check_digest(digest)
         kept = b""
 
         def attempt() -> BlobInfo:
             nonlocal kept
-            answer = self._retried(lambda: self._client.get(full, limit_bytes))
+            answer = self._got(digest, limit_bytes)
             if answer.size_bytes > limit_bytes:
                 said = f"blob {digest} has {answer.size_bytes} bytes, more than {limit_bytes}"
                 raise UsageError(said)
@@ -144,6 +152,44 @@ class S3Store(BucketObjects):
         """None: a bucket has no such limit."""
         return None
 
+    # --- the trash ---
+
+    def discard(self, blobs: Sequence[BlobInfo], date: str) -> Mapping[str, str]:
+        """See the port: what a policy or a lock refuses to delete is left. Raises AccessRefusedError too."""
+        trash_prefix(date)
+        self._probe.require()
+        return self._trash.discard(blobs, date)
+
+    def recover(self, digest: str) -> BlobInfo | None:
+        """See the port."""
+        known = self._in_place(digest)
+        if known is not None:
+            return known
+        self._trash.put_back(digest, self._put_back, self._hash_of)
+        return self._in_place(digest)
+
+    def trash_dates(self) -> Sequence[str]:
+        """See the port."""
+        return self._trash.dates()
+
+    def trashed(self, date: str) -> Iterator[ObjectInfo]:
+        """See the port."""
+        prefix = trash_prefix(date)
+        for info in self.list(prefix + "blobs/"):
+            yield ObjectInfo(info.key.removeprefix(prefix), info.size_bytes, info.modified)
+
+    def empty(self, date: str, digests: Sequence[str]) -> Mapping[str, str]:
+        """See the port."""
+        return self._trash.empty(date, digests)
+
+    def clock(self) -> float:
+        """See the port."""
+        return self._trash.clock()
+
+    def keeps_versions(self) -> bool:
+        """Whether what is deleted here stays as an older version. False where we may not ask."""
+        return self._trash.keeps_versions()
+
     # --- what killed uploads leave ---
 
     def stale_uploads(self, older_than: float) -> Iterator[ObjectInfo]:
@@ -168,9 +214,38 @@ class S3Store(BucketObjects):
 
     # --- inside ---
 
+    def _places(self, digest: str) -> Iterator[str]:
+        """Whole keys under which a blob may lie; its own again at the end, where it may be moved back to."""
+        own = self._full(blob_key(check_digest(digest)))
+        yield own
+        yield from self._trash.places(digest)
+        yield own
+
+    def _in_place(self, digest: str) -> BlobInfo | None:
+        size = self._size(self._full(blob_key(check_digest(digest))))
+        return None if size is None else BlobInfo(digest, size)
+
+    def _got(self, digest: str, limit_bytes: int) -> Answer:
+        """A blob's bytes, wherever it lies. Raises AbsentError."""
+        for full in self._places(digest):
+            with suppress(AbsentError):
+                return self._retried(partial(self._client.get, full, limit_bytes))
+        raise AbsentError(f"{digest} is in no place")
+
+    def _put_back(self, full: str, data: bytes) -> None:
+        self._probe.require()
+        put = partial(self._put, full, data, create_only=True, **self._blob_extra)
+        self._retried(put)
+
+    def _hash_of(self, full: str, size: int) -> str:
+        sha = hashlib.sha256()
+        for block in self._downloads.blocks(full, size):
+            sha.update(block)
+        return "sha256:" + sha.hexdigest()
+
     def _has(self, blob: BlobInfo) -> bool:
-        """Whether ``blob`` is there already. Raises BlobDamagedError where its size is wrong."""
-        known = self.stat_blob(blob.digest)
+        """Whether ``blob`` is in its place. Raises BlobDamagedError where its size is wrong."""
+        known = self._in_place(blob.digest)
         if known is None:
             return False
         if known.size_bytes != blob.size_bytes:
@@ -232,9 +307,11 @@ class S3Store(BucketObjects):
         progress: Progress | None,
     ) -> BlobInfo:
         """Read a blob from end to end and hash it."""
-        full = self._full(blob_key(check_digest(digest)))
-        size = self._size(full)
-        if size is None:
+        for full in self._places(digest):
+            size = self._size(full)
+            if size is not None:
+                break
+        else:
             raise BlobMissingError(digest, self._url)
         sha, done = hashlib.sha256(), 0
         if progress is not None:
@@ -250,17 +327,21 @@ class S3Store(BucketObjects):
         """What an attempt at a blob finds, once it hashes to its name; tried again once."""
         detail = ""
         for _ in range(2):
+            moving = False
             try:
                 found = attempt()
             except AbsentError:
                 self._require_bucket()
-                raise BlobMissingError(digest, self._url) from None
+                moving = True  # to the trash, perhaps, while it was read
+                continue
             except BrokenBodyError as exc:
                 detail = exc.message  # asked for again often enough
                 break
             if found.digest == digest:
                 return found
             detail = f"its {found.size_bytes} bytes hash to {found.digest}"
+        if moving and not detail:
+            raise BlobMissingError(digest, self._url)
         raise BlobDamagedError(digest, self._url, detail)
 
 
