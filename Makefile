@@ -58,7 +58,9 @@ format: $(READY) ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## Measure, each figure beside its peer in the same run
-	@for one in append bucket_append overhead startup; do $(BIN)/python -m benchmarks.$$one; done
+	@failed=; for one in append bucket_append overhead startup s3_transfer s3_swap s3_collect s3_append; do \
+		echo "== $$one"; $(BIN)/python -m benchmarks.$$one || failed="$$failed $$one"; done; \
+	test -z "$$failed" || { echo "below the target:$$failed" >&2; exit 1; }
 
 clean: ## Remove what can be made again (never runs/, checkpoints/, results/)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

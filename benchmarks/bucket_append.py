@@ -1,6 +1,6 @@
 """The ledger in a bucket against bare create-only puts of the same bytes, on the same store.
 
-``python -m benchmarks.bucket_append [--rounds 300] [--writers 20] [--seconds 5] [--apart] [--store DIR]``.
+``python -m benchmarks.bucket_append [--rounds 300] [--writers 20] [--seconds 5] [--apart] [--store PLACE]``.
 
 One writer: each append is followed by a bare put of the very segment that it wrote, under another key, turn
 by turn in one process. Ratio = appends a second / bare puts a second.
@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.ledger_objects import open_ledger
+from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectExistsError, ObjectStore
 from ledger import events as e
 from ledger.ids import run_stream
@@ -47,11 +47,6 @@ def event(number: int) -> NewEvent:
         gpus=2,
     )
     return NewEvent(f"{number:08x}-7f30-5000-8000-000000000000", data)
-
-
-def open_store(store: str) -> ObjectStore:
-    """The store that a person names: a folder."""
-    return FilesystemStore(Path(store))
 
 
 def alone(store: ObjectStore, caches: Path, rounds: int) -> tuple[list[float], list[float]]:
@@ -144,7 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--writers", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--store", default=None, help="an empty place; default a temporary folder")
+    parser.add_argument(
+        "--store",
+        default=None,
+        help="an empty folder or s3://bucket/prefix; default a temporary folder",
+    )
     parser.add_argument("--apart", action="store_true", help="a cache for each writer")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:

@@ -4,7 +4,8 @@
 (versitygw over a folder, which this starts), turn by turn, in one process. The peer neither hashes nor
 verifies nor flushes to disk. Ratio = MB/s of ours / of the peer, of the best rounds. The default folder is
 in memory where there is room, so that the disk, which serves both, does not hide the difference; ``--folder``
-on a disk shows what the flush costs.
+on a disk shows what the flush costs. Memory: the most that a process of its own ever held, Python and boto3
+included, that sends the file and fetches it. The same content again is counted by a proxy: no payload.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +24,25 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
+from launcher.storage.opening import open_store
 from launcher.storage.port import blob_key
-from launcher.storage.s3 import S3Store
 from tests.rig.fault_proxy import proxied
 from tests.rig.s3 import S3Server, serving
 
 MIB = 1024 * 1024
 TARGETS = {"up": 0.8, "down": 0.9}
+MEMORY_MIB = 200
+#: A process that sends and fetches one file, and says what it held at most.
+_ONCE = """
+import sys
+from pathlib import Path
+from launcher.storage.opening import open_store
+from tests.fault.s3_child import peak_kib
+store = open_store(sys.argv[1])
+blob = store.ingest(Path(sys.argv[2]))
+store.fetch_blob(blob.digest, Path(sys.argv[2] + ".back"))
+print(peak_kib() // 1024)
+"""
 _MEMORY = Path("/dev/shm")
 
 
@@ -50,7 +65,7 @@ def measure(
             file.write(number.to_bytes(8) + block[8 : min(16, mib - number * 16) * MIB])
     client = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
     transfer = TransferConfig(preferred_transfer_client="classic")
-    store = S3Store(f"s3://{bucket}/team", marks=folder / "marks")
+    store = open_store(f"s3://{bucket}/team")
     store.create("known/good", b"")
     digest = ""
     seconds: dict[str, list[tuple[float, float]]] = {}
@@ -79,14 +94,22 @@ def measure(
             client.delete_object(Bucket=bucket, Key="peer")
     with proxied(server) as proxy:
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
-        watched = S3Store(f"s3://{bucket}/team", marks=folder / "marks")
+        watched = open_store(f"s3://{bucket}/team")
         watched.create("known/good too", b"")  # it is another endpoint
         proxy.requests.clear()
         watched.ingest(source)
         payload = sum(len(request.body) for request in proxy.requests)
     print(f"the same content again: {payload} bytes of payload in {len(proxy.requests)} request(s)")
     assert payload == 0
+    os.environ["AWS_ENDPOINT_URL"] = server.endpoint
+    client.delete_object(Bucket=bucket, Key="peer")
     return seconds
+
+
+def memory_mib(server: S3Server, source: Path) -> int:
+    """The most that a process of its own held which sent ``source`` to a new bucket and fetched it."""
+    command = [sys.executable, "-c", _ONCE, f"s3://{server.bucket()}/team", str(source)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> int:
@@ -103,9 +126,10 @@ def main() -> int:
     ):
         where = _MEMORY
     with tempfile.TemporaryDirectory(dir=where) as name, serving(Path(name) / "server") as server:
-        os.environ.update(server.environment())
+        os.environ.update({**server.environment(), "XDG_CACHE_HOME": name})
         found = measure(server, Path(name), options.mib, options.rounds)
         print(f"{options.mib} MiB, {options.rounds} rounds, in {name}, {os.cpu_count()} cores")
+        held = memory_mib(server, Path(name) / "student.pt")
     print(f"{'':12}{'best MB/s':>10}{'median s':>10}{'CPU s':>8}")
     best = {}
     for what, rounds in found.items():
@@ -113,7 +137,9 @@ def main() -> int:
         best[what] = options.mib * 1.048576 / fastest
         median = sorted(rounds)[len(rounds) // 2][0]
         print(f"{what:12}{best[what]:>10.0f}{median:>10.2f}{cpu:>8.2f}")
-    good = True
+    good = held <= MEMORY_MIB
+    verdict = "at most" if good else "ABOVE"
+    print(f"memory: {held} MiB, {verdict} the target of {MEMORY_MIB}")
     for way, target in TARGETS.items():
         ratio = best[f"ours_{way}"] / best[f"theirs_{way}"]
         good = good and ratio >= target

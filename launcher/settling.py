@@ -189,9 +189,9 @@ class Settling:
         """Why ``body`` may not follow ``history``, which ends right before it; None if it may."""
         if rolling_back:
             return "a rollback took its place"
-        if body.automatic:
-            if history.held_by(self.journal.pointer(body.name).released) is not None:
-                return "the pointer was held"
+        released = self.journal.pointer(body.name).released if body.automatic else frozenset()
+        if body.automatic and history.held_by(released) is not None:
+            return "the pointer was held"
         verify_blob(self.store, body.digest, body.size_bytes)
         return None
 
