@@ -34,7 +34,9 @@ def leftovers(ws: Workspace, is_driven: Callable[[str], bool]) -> Iterator[Left]
     ``is_driven``: whether a launcher is at work on a run of that id.
     """
     for state in fold_runs(ws.ledger.read_all()).values():
-        if state.status == "open" and not is_driven(state.run_id):
+        # What another machine's launchers do cannot be seen from here.
+        here = state.status == "open" and ws.documents.folders.is_here(state)
+        if here and not is_driven(state.run_id):
             what = _open_run(ws, state)
             yield "open run", f"{state.run_id}: {what}", f"launcher resume {state.run_id}"
     for name in ws.journal.pointer_names():

@@ -22,7 +22,7 @@ from ledger import events as e
 from ledger.decider import RunState
 from ledger.stores.port import EventStore
 
-__all__ = ["RunFolders", "folder_of"]
+__all__ = ["RunFolders", "folder_of", "machine_of"]
 
 _Event = e.RunFolderRetired | e.RunFolderRestored
 
@@ -30,6 +30,14 @@ _Event = e.RunFolderRetired | e.RunFolderRestored
 def folder_of(request: e.RunRequested) -> Path:
     """The run's own folder, absolute, on the machine where its project is."""
     return Path(request.project_root, request.output_root, request.run_id)
+
+
+def machine_of(state: RunState) -> str:
+    """The name of the machine on which a run's newest stage was started, or from which it was requested."""
+    handles = [s.handle for s in state.stages.values() if s.handle and s.handle.machine_id]
+    if handles:
+        return str(handles[-1].machine_id).partition("/")[0]
+    return (state.actor or "").rpartition("@")[2] or "another machine"
 
 
 class RunFolders:

@@ -105,7 +105,8 @@ def _row(view: View, state: RunState) -> dict[str, Any]:
     return {
         "run_id": state.run_id,
         "status": state.status,
-        "attended": view.is_driven(state) if state.status == "open" else None,
+        "attended": view.attended(state),
+        "machine": view.elsewhere(state),
         "requested_at": state.requested_at,
         "ended_at": state.ended_at,
         "stages": {name: stage.status for name, stage in state.stages.items()},
@@ -146,7 +147,7 @@ def _print_table(view: View, runs: Sequence[RunState]) -> None:
 def _status(view: View, state: RunState) -> str:
     shown: str = state.status
     if shown == "open":
-        shown = "running" if view.is_driven(state) else "left alone"
+        shown = view.going(state)
     return paint(shown, _STATE_COLOURS.get(shown))
 
 

@@ -16,6 +16,8 @@ def next_commands(view: View, state: RunState) -> list[str]:
     """What a person is likely to type after looking at this run."""
     name = view.name(state.run_id)
     if state.status == "open":
+        if view.elsewhere(state) is not None:
+            return [f"launcher status {name}"]
         follow = f"launcher logs {name} -f"
         if view.is_driven(state):
             return [follow, f"launcher cancel {name}"]

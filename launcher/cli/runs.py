@@ -20,6 +20,7 @@ from launcher.errors import ConflictError, UsageError
 from launcher.executors.local import LocalExecutor
 from launcher.pipeline import skip_warnings
 from launcher.refs import find_run
+from launcher.run_folders import machine_of
 from launcher.runner import Runner
 from launcher.workspace import Workspace, translated
 from ledger.decider import RunState
@@ -187,9 +188,20 @@ def resume_command(run: str, force: bool, home: str | None) -> int:
     with translated():
         run_id = find_run(ws.journal, run)
         state = ws.journal.run(run_id)
+        if not force:
+            _refuse_elsewhere(ws, state)
         config = config_of(ws, state, os.environ)
         with driving(ws, run_id):
             return _drive(ws, config, run_id, force=force)
+
+
+def _refuse_elsewhere(ws: Workspace, state: RunState) -> None:
+    """A run goes on where its files are; between two stages nothing else would keep it from going on twice."""
+    if state.status == "open" and not ws.documents.folders.is_here(state):
+        raise ConflictError(
+            f"run {state.run_id} belongs to {machine_of(state)}, and its files are not here",
+            "resume it there, or --force once you know that nobody drives it",
+        )
 
 
 @click.command("cancel", help="Stop a run: its whole process group, after a grace period.")

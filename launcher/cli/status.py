@@ -73,7 +73,8 @@ def state_line(view: View, state: RunState) -> str:
     spent = seconds_between(state.requested_at, state.ended_at) or 0.0
     shown: str = state.status
     if state.status == "open":
-        shown = "running" if view.is_driven(state) else "left alone: nobody drives it"
+        shown = view.going(state)
+        shown += ": nobody drives it" if shown == "left alone" else ""
     if isinstance(state.end, RunFailed):
         shown = f"FAILED in {state.end.stage}: {why(state.end.cause, state.end.exit_code)}"
     parts = [
@@ -199,7 +200,8 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
     return {
         **document,
         "run_dir": str(view.ws.documents.run_dir(request)),
-        "attended": view.is_driven(state) if state.status == "open" else None,
+        "attended": view.attended(state),
+        "machine": view.elsewhere(state),
         "note": request.note,
         "labels": dict(sorted(request.labels.items())),
         "actor": state.actor,

@@ -22,6 +22,7 @@ from launcher.cli.driving import is_driven
 from launcher.errors import LauncherError
 from launcher.project import pointer_name
 from launcher.refs import short_id
+from launcher.run_folders import machine_of
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.workspace import Workspace, translated
 from ledger import events as e
@@ -115,6 +116,25 @@ class View:
     def is_driven(self, state: RunState) -> bool:
         """Whether a launcher drives this open run now."""
         return is_driven(self.ws, state.run_id)
+
+    def elsewhere(self, state: RunState) -> str | None:
+        """The machine that an open run belongs to, and that alone knows who drives it; None: it is this one."""
+        if state.status != "open" or self.ws.documents.folders.is_here(state):
+            return None
+        return machine_of(state)
+
+    def attended(self, state: RunState) -> bool | None:
+        """Whether a launcher drives this run now; None where it has ended, or another machine knows."""
+        if state.status != "open" or self.elsewhere(state) is not None:
+            return None
+        return self.is_driven(state)
+
+    def going(self, state: RunState) -> str:
+        """An open run's state in words: ``running``, ``left alone``, ``open on gpu-7``."""
+        machine = self.elsewhere(state)
+        if machine is not None:
+            return f"open on {machine}"
+        return "running" if self.is_driven(state) else "left alone"
 
     def last_good(self, state: RunState) -> RunState | None:
         """The newest earlier run that succeeded: of the same config if there is one, else of any."""
@@ -213,7 +233,7 @@ class View:
         if isinstance(state.end, e.RunCancelled):
             return f"{state.end.stage or 'before its first stage'}: {state.end.reason}"
         if state.status == "open":
-            alone = not self.is_driven(state)
+            alone = self.attended(state) is False
             return f"left alone: launcher resume {self.name(state.run_id)}" if alone else ""
         found = [said for p in self.pointers if (said := self._outcome(p, state))]
         if not found and state.request is not None and state.request.promotion is not None:
