@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from launcher.config import load
 from launcher.settings import Settings
 from launcher.workspace import open_workspace
 from ledger import events as e
@@ -16,11 +16,13 @@ from tests.launcher.small_runs import digest, requested, say
 SHARED = {"LAUNCHER_LEDGER": "store"}
 
 
-def theirs(session: Session, *facts: e.EventData, **more: Any) -> None:
+def theirs(session: Session, *facts: e.EventData) -> None:
     """A run that machine gpu-7 requested, in a folder that this machine has not."""
     settings = Settings.from_environment(SHARED, session.root, {})
     ws = open_workspace(settings, session.root, writing=True, actor="cron@gpu-7")
-    say(ws, "theirs", requested(ws, "theirs", project_root="/srv/of another machine", **more))
+    config = ws.store.ingest_bytes(load(session.root / "loop.env").stored_bytes())
+    root, ref = "/srv/of another machine", e.ConfigRef(path="c.env", digest=config.digest)
+    say(ws, "theirs", requested(ws, "theirs", project_root=root, config=ref))
     for fact in facts:
         say(ws, "theirs", fact)
     ws.ledger.close()
