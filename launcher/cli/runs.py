@@ -19,6 +19,7 @@ from launcher.config import Config, load
 from launcher.errors import ConflictError, UsageError
 from launcher.executors.local import LocalExecutor
 from launcher.pipeline import skip_warnings
+from launcher.project import network_filesystem
 from launcher.refs import find_run
 from launcher.run_folders import machine_of
 from launcher.runner import Runner
@@ -130,6 +131,7 @@ def submit_command(
         wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
         for warning in skip_warnings(wanted.stages):
             click.echo(f"warning: {warning}", err=True)
+        _warn_of_network(ws)
         if dry_run:
             for line in plan_lines(View(ws), parsed, wanted):
                 click.echo(line)
@@ -147,6 +149,15 @@ def _refuse_early(home: str | None, config: Config, flags: request.Flags) -> Non
             request.preflight(reading, config, flags)
     finally:
         reading.ledger.close()
+
+
+def _warn_of_network(ws: Workspace) -> None:
+    kind = network_filesystem(ws.home) if ws.settings.ledger == "sqlite" else None
+    if kind is not None:
+        said = f"the ledger in {ws.home} lies on {kind}, where locks may not hold between machines"
+        click.echo(
+            f"warning: {said}: LAUNCHER_HOME on a local disk, or a bucket's ledger", err=True
+        )
 
 
 def _append_request(ws: Workspace, wanted: RunRequested) -> None:

@@ -56,7 +56,15 @@ class LedgerObjects:
         try:
             yield
         except UnavailableError as exc:
-            raise NoAnswerError(self.where, str(exc).removeprefix(f"{self.where}: ")) from exc
+            raise NoAnswerError(self.where, _without(str(exc), self.where)) from exc
+
+
+def _without(text: str, place: str) -> str:
+    """A message that begins with the place, less that: whoever shows it says the place first."""
+    for between in (": ", " "):
+        if text.startswith(place + between):
+            return text.removeprefix(place + between)
+    return text
 
 
 def open_ledger(store: ObjectStore, caches: Path | None, *, writing: bool) -> ObjectsEventStore:

@@ -81,6 +81,19 @@ def test_a_dry_run_warns_of_a_hold(tmp_path: Path) -> None:
     assert "it would be refused while the pointer is held" in done.out
 
 
+@pytest.mark.folder
+def test_a_ledger_on_a_network_file_system_is_warned_of(
+    ended: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No such file system can be mounted here: what the machine says of its mounts is put in its mouth.
+    monkeypatch.setattr("launcher.project._mounts", lambda: [("/", "nfs4")])
+    done = ended.look("submit", *SCORED, "--dry-run")
+    assert done.code == 0
+    assert "lies on nfs4, where locks may not hold between machines" in done.err
+    monkeypatch.setattr("launcher.project._mounts", lambda: [("/", "ext4")])
+    assert "nfs" not in ended.look("submit", *SCORED, "--dry-run").err
+
+
 def test_a_dry_run_without_promotion_says_so(ended: Session) -> None:
     done = ended.look("submit", *SCORED, "--dry-run")
     assert done.lines[-1] == "promotion  none: no --promotion-target"
