@@ -2,8 +2,8 @@
 
 Run, stage, attempt and type; plus the pod for StageStarted, path and digest for CheckpointRecorded, the
 tag file's and schema's digest and the event it follows for tag checks, the promotion's id for pointer
-events, the plan's digest for garbage, for a run's folder the run and the event that it follows. Saying the same fact twice gives the same id twice, and the ledger
-keeps the first.
+events, the plan's digest for garbage, the run and the event it follows for a run's folder. Saying the same
+fact twice gives the same id twice, and the ledger keeps the first.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "status": ("status", "Everything about a run: why it failed, what to type next.", "Runs"),
     "list": ("listing", "The newest runs, and what became of them.", "Runs"),
     "logs": ("logs", "A stage's log, byte for byte; -f follows the run.", "Runs"),
+    "restore": ("restore", "Rebuild a run's folder from the store.", "Runs"),
     "tags": ("tags", "Check the relabel tags of a run.", "Runs"),
     "promote": ("pointers", "Make a run's student live, by hand.", "Checkpoints"),
     "rollback": ("rollback", "Put the previous checkpoint back at once.", "Checkpoints"),

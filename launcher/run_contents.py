@@ -1,0 +1,183 @@
+"""What a run's folder holds, as ledger and store have it: enough to rebuild it, and to tell what is safe.
+
+Rules:
+
+1. Every stage's manifest in order, deletions applied; for a stage that failed for good, what its result names
+   and the checkpoints that were saved of it; the logs of all attempts; the tag file.
+2. A path of a manifest is somebody else's word. ``place_of`` is the only way from one to a file: under the
+   folder it is for, through no symlink.
+3. The documents are not in here: the ledger's projections are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from launcher.errors import ConflictError, IntegrityError
+from launcher.executors.port import StageResult
+from launcher.pipeline import log_name
+from launcher.run_folders import folder_of
+from launcher.storage.blobs import digest_file
+from launcher.storage.manifest import Entry, Manifest
+from launcher.storage.port import ObjectNotFoundError, ObjectStore
+from ledger import events as e
+from ledger.decider import RunState, StageState
+from ledger.errors import LedgerError
+from ledger.ids import check_digest, run_stream
+from ledger.stores.port import EventStore
+
+__all__ = ["DOCUMENTS", "Contents", "Kept", "contents_of", "place_of", "same_bytes"]
+
+#: Written into the folder from the ledger, relative to it.
+DOCUMENTS: Final = (
+    "metadata.json",
+    "metadata/relabel_tags.json",
+    "metadata/promotion.json",
+    "metadata/storage_alert.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file's bytes in the store; ``time`` (RFC 3339) is when its stage ended, None where that is not known."""
+
+    digest: str
+    size_bytes: int | None
+    time: str | None
+
+
+@dataclass(slots=True)
+class Contents:
+    """``files`` by path relative to the folder, POSIX. ``tag_file``: (absolute path, what) where it lies outside."""
+
+    files: dict[str, Kept] = field(default_factory=dict)
+    tag_file: tuple[Path, Kept] | None = None
+
+
+def contents_of(state: RunState, ledger: EventStore, store: ObjectStore) -> Contents:
+    """All that is stored of a run that was requested. Raises IntegrityError, UnavailableError."""
+    found, mentioned = Contents(), set[str]()
+    for stage in state.stages.values():
+        for manifest in _manifests(state, stage, store):
+            for path in manifest.deleted:
+                found.files.pop(path, None)
+            for one in manifest.entries:
+                found.files[one.path] = Kept(one.digest, one.size_bytes, stage.completed_at)
+            mentioned |= {*manifest.deleted, *(one.path for one in manifest.entries)}
+    for path in DOCUMENTS:
+        found.files.pop(path, None)
+    found.files |= _logs(state, ledger, store)
+    _add_tags(state, found, mentioned)
+    return found
+
+
+def _manifests(state: RunState, stage: StageState, store: ObjectStore) -> Iterator[Manifest]:
+    """What a stage left, as one manifest after the other."""
+    digest = stage.manifest_digest
+    if digest is None and stage.status == "failed":
+        digest = _result_manifest(state, stage, store)
+    if digest is not None:
+        try:
+            yield Manifest.from_bytes(store.read_blob(digest))
+        except ValueError as exc:
+            raise IntegrityError(f"blob {digest}: {exc}") from exc
+    if stage.status == "failed":
+        saved = _collected(state.run_id, stage.plan.name, stage.attempt, store)
+        try:
+            found = [
+                Entry(str(one["path"]), check_digest(one["digest"]), int(one["size_bytes"]))
+                for one in saved.get("checkpoints", ())
+            ]
+        except (KeyError, TypeError, ValueError, LedgerError):
+            return
+        yield Manifest(tuple(found))
+
+
+def _result_manifest(state: RunState, stage: StageState, store: ObjectStore) -> str | None:
+    key = _key(state.run_id, stage.plan.name, stage.attempt, "result.json")
+    try:
+        return StageResult.parse(store.read(key), key).manifest_digest
+    except ObjectNotFoundError:
+        return None
+
+
+def _collected(run_id: str, stage: str, attempt: int, store: ObjectStore) -> Mapping[str, Any]:
+    """What was saved of an attempt that somebody closed; {} where nothing was."""
+    try:
+        saved = json.loads(store.read(_key(run_id, stage, attempt, "collected.json")))
+    except (ObjectNotFoundError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
+def _key(run_id: str, stage: str, attempt: int, name: str) -> str:
+    return f"runs/{run_id}/{stage}/{attempt}/{name}"
+
+
+def _logs(state: RunState, ledger: EventStore, store: ObjectStore) -> dict[str, Kept]:
+    """The logs of all attempts that ended, by path."""
+    logs: dict[str, Kept] = {}
+    for record in ledger.read_stream(run_stream(state.run_id)):
+        data = record.data
+        if not isinstance(data, e.StageSucceeded | e.StageFailed):
+            continue
+        digest = data.log_digest
+        if digest is None:
+            # Of an attempt that was closed the log may have been saved after its end was recorded.
+            digest = _collected(state.run_id, data.stage, data.attempt, store).get("log_digest")
+        if isinstance(digest, str):
+            path = f"logs/{log_name(data.stage, data.attempt)}"
+            blob = store.stat_blob(check_digest(digest))
+            logs[path] = Kept(digest, blob.size_bytes if blob else None, record.time)
+    return logs
+
+
+def _add_tags(state: RunState, found: Contents, mentioned: set[str]) -> None:
+    """The tag file, where no manifest has a word about it."""
+    tags, request = state.tags, state.request
+    if tags is None or request is None or tags.tag_file is None or tags.digest is None:
+        return
+    relabel = state.stages.get("relabel")
+    kept = Kept(tags.digest, None, relabel.completed_at if relabel else None)
+    folder = os.path.normpath(folder_of(request))
+    place = os.path.normpath(Path(request.project_root, tags.tag_file))
+    if not Path(place).is_relative_to(folder):
+        found.tag_file = (Path(place), kept)
+    elif (inside := Path(place).relative_to(folder).as_posix()) not in mentioned:
+        found.files[inside] = kept
+
+
+def place_of(top: Path, path: str) -> Path:
+    """Where ``path`` lies under the folder ``top``, which may be a link or absent itself.
+
+    Raises IntegrityError for a path that is none or leaves it, ConflictError where a symlink or a file is in the
+    way of one of its folders.
+    """
+    parts = path.split("/")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise IntegrityError(f"{path!r} is no path inside a run's folder")
+    place = top
+    for part in parts[:-1]:
+        place = place / part
+        try:
+            mode = place.lstat().st_mode
+        except FileNotFoundError:
+            break
+        if stat.S_ISLNK(mode):
+            raise ConflictError(f"{place} is a symlink", "nothing is written through it")
+        if not stat.S_ISDIR(mode):
+            raise ConflictError(f"{place} is no folder", "it is in the way")
+    return top.joinpath(*parts)
+
+
+def same_bytes(file: Path, kept: Kept) -> bool:
+    """Whether a file holds exactly what is kept. Raises UsageError, UnavailableError where it cannot be read."""
+    if kept.size_bytes is not None and file.stat().st_size != kept.size_bytes:
+        return False
+    return digest_file(file).digest == kept.digest
