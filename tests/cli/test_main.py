@@ -30,6 +30,8 @@ CALLS = {
     "storage": [],
     "replay": [],
     "audit": [],
+    "restore": ["r"],
+    "gc": ["--run-dirs"],
 }
 
 
