@@ -119,6 +119,8 @@ def resolve_input(
             size_bytes=blob.size_bytes,
         )
     found = resolve_digest(ref, journal, store, root)
+    if store.recover(found.digest) is None:  # the run will rely on it: out of the trash with it
+        raise IntegrityError(f"{found.shown}: blob {found.digest} is not in {store.where}")
     return InputRef(
         ref=ref,
         path=relative_to_project(inputs_dir / (label + found.suffix), root),

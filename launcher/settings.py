@@ -8,6 +8,8 @@
 | project         | LAUNCHER_PROJECT         | name    | the root folder's name     |
 | actor           | LAUNCHER_ACTOR           | name    | user@host                  |
 | grace_seconds   | LAUNCHER_GRACE_SECONDS   | seconds | 10, between TERM and KILL  |
+| gc_grace_days   | LAUNCHER_GC_GRACE_DAYS   | days    | 7, after a run's end       |
+| gc_keep         | LAUNCHER_GC_KEEP         | number  | all generations of each    |
 
 A store is a folder or ``s3://bucket/prefix``. A ledger is ``sqlite``, the file ``<home>/ledger.db``, or ``store``:
 segments in the store, which everybody who has the store then shares.
@@ -41,6 +43,8 @@ class Settings:
     actor: str
     grace_seconds: float = 10.0
     ledger: Literal["sqlite", "store"] = "sqlite"
+    gc_grace_days: float = 7.0
+    gc_keep: int | None = None
 
     @classmethod
     def from_environment(
@@ -57,8 +61,10 @@ class Settings:
             store=place,
             project=_printable("LAUNCHER_PROJECT (default: this folder's name)", project),
             actor=_printable("LAUNCHER_ACTOR", env.get("LAUNCHER_ACTOR") or _who()),
-            grace_seconds=_seconds(env.get("LAUNCHER_GRACE_SECONDS")),
+            grace_seconds=_number(env, "LAUNCHER_GRACE_SECONDS", 10.0, "seconds"),
             ledger=_ledger(env.get("LAUNCHER_LEDGER"), place),
+            gc_grace_days=_number(env, "LAUNCHER_GC_GRACE_DAYS", 7.0, "days"),
+            gc_keep=_generations(env.get("LAUNCHER_GC_KEEP")),
         )
 
     def home_in(self, root: Path) -> Path:
@@ -111,15 +117,22 @@ def _printable(name: str, value: str, most: int = 200) -> str:
     return value
 
 
-def _seconds(text: str | None) -> float:
+def _number(env: Mapping[str, str], name: str, default: float, unit: str) -> float:
+    text = env.get(name)
     if not text:
-        return 10.0
+        return default
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 3600:
-        raise UsageError(
-            f"LAUNCHER_GRACE_SECONDS={text!r} is not a number of seconds from 0 to 3600"
-        )
+        raise UsageError(f"{name}={text!r} is not a number of {unit} from 0 to 3600")
     return value
+
+
+def _generations(text: str | None) -> int | None:
+    if not text or text == "all":
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0:
+        return int(text)
+    raise UsageError(f"LAUNCHER_GC_KEEP={text[:60]!r} is neither all nor a number from 1")

@@ -30,7 +30,7 @@ from ledger.decider import RunState
 from ledger.events import ObsoleteCheckpoint, StorageMeasured
 from ledger.projections.runs import fold_runs
 
-__all__ = ["PointerUsage", "RunUsage", "Usage", "measure", "survey"]
+__all__ = ["PointerUsage", "RunUsage", "Usage", "measure", "store_classes", "survey"]
 
 #: So many obsolete files are named in a document; all are counted.
 _NAMED: Final = 20
@@ -99,7 +99,7 @@ def survey(ws: Workspace) -> Usage:
     }
     backups = {name: _backups_of(ws, name) for name in histories if is_file_target(name)}
     backup_bytes = {name: disk.files(paths) for name, paths in backups.items()}
-    classes = _store_classes(runs, blobs)
+    classes = store_classes(runs, blobs)
     classes["results"] = sum(o.size_bytes for p in ("runs/", "pointers/") for o in ws.store.list(p))
     classes["run folders"] = sum(folders.values())
     classes["backups"] = sum(backup_bytes.values())
@@ -139,7 +139,7 @@ def _histories(ws: Workspace) -> tuple[dict[str, PointerHistory], bool]:
 # --- by class -----------------------------------------------------------------------------------------
 
 
-def _store_classes(runs: Mapping[str, RunState], blobs: Mapping[str, int]) -> dict[str, int]:
+def store_classes(runs: Mapping[str, RunState], blobs: Mapping[str, int]) -> dict[str, int]:
     """A blob that is several things is the first of: student, other checkpoint, input, log."""
     class_of: dict[str, str] = {}
     for state in runs.values():
