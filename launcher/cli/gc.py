@@ -50,9 +50,15 @@ _SHOWN: Final = 10
     type=click.IntRange(1),
     help="How many generations of each pointer stay ready for a rollback: LAUNCHER_GC_KEEP, else all.",
 )
+@click.option(
+    "--run-dirs",
+    is_flag=True,
+    help="Instead: remove local run folders whose contents are all safe in the store.",
+)
 @json_option
 @home_option
 def gc_command(
+    run_dirs: bool,
     apply: bool,
     yes: bool,
     grace_days: float | None,
@@ -61,6 +67,16 @@ def gc_command(
     home: str | None,
 ) -> int:
     """Exit 4 where something could not be read and everything was kept; 2 where the store refused to delete."""
+    if run_dirs:
+        if keep_generations is not None:
+            raise UsageError(
+                "--keep-generations is about the store, --run-dirs about local folders"
+            )
+        from launcher.cli.run_dirs import collect_run_dirs
+
+        return collect_run_dirs(
+            apply=apply, yes=yes, grace_days=grace_days, as_json=as_json, home=home
+        )
     chosen = settings(home)
     days = chosen.gc_grace_days if grace_days is None else grace_days
     policy = Policy(days * DAY_SECONDS, keep_generations or chosen.gc_keep)
