@@ -144,7 +144,10 @@ class Look:
         named: dict[str, set[str]] = {run_id: set() for run_id in states}
         manifests: dict[str, set[str]] = {run_id: set() for run_id in states}
         builds_on: dict[str, set[str]] = {run_id: set() for run_id in states}
+        retired: dict[str, float] = {}
         for record in records:
+            if isinstance(record.data, e.RunFolderRetired):
+                retired[record.data.run_id] = _epoch(record.time) or 0.0
             run_id = record.stream.removeprefix("run/")
             if not record.stream.startswith("run/") or run_id not in states:
                 continue
@@ -159,7 +162,7 @@ class Look:
                 run_id=run_id,
                 status=state.status,
                 requested_at=_epoch(state.requested_at) or 0.0,
-                ended_at=_epoch(state.ended_at),
+                ended_at=_later(_epoch(state.ended_at), retired.get(run_id)),
                 names=frozenset(named[run_id]),
                 manifests=frozenset(manifests[run_id]),
                 builds_on=frozenset(builds_on[run_id]),
@@ -280,6 +283,11 @@ def _fallback(history: PointerHistory) -> int | None:
         return history.rollback_target(None).generation
     except NoRollbackTargetError:
         return None
+
+
+def _later(ended: float | None, retired: float | None) -> float | None:
+    """A run whose folder went because the store has all of it is young again."""
+    return ended if ended is None or retired is None else max(ended, retired)
 
 
 def _epoch(time: str | None) -> float | None:

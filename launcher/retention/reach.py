@@ -78,8 +78,8 @@ class Blob:
 class RunFacts:
     """What the ledger says of a run. Times are epoch seconds; ``names`` every digest in its events.
 
-    ``manifests`` of its stages; ``builds_on`` are runs whose stages it reused; ``undecided``: it succeeded and its
-    promotion is neither made nor refused.
+    ``ended_at`` is when its folder was retired, where that was later. ``manifests`` of its stages; ``builds_on``
+    are runs whose stages it reused; ``undecided``: it succeeded and its promotion is neither made nor refused.
     """
 
     run_id: str
