@@ -8,6 +8,7 @@
 | project         | LAUNCHER_PROJECT         | name    | the root folder's name     |
 | actor           | LAUNCHER_ACTOR           | name    | user@host                  |
 | grace_seconds   | LAUNCHER_GRACE_SECONDS   | seconds | 10, between TERM and KILL  |
+| patience        | LAUNCHER_PATIENCE        | seconds | 3600, for a bucket away    |
 | gc_grace_days   | LAUNCHER_GC_GRACE_DAYS   | days    | 7, after a run's end       |
 | gc_keep         | LAUNCHER_GC_KEEP         | number  | all generations of each    |
 
@@ -45,6 +46,7 @@ class Settings:
     ledger: Literal["sqlite", "store"] = "sqlite"
     gc_grace_days: float = 7.0
     gc_keep: int | None = None
+    patience_seconds: float = 3600.0
 
     @classmethod
     def from_environment(
@@ -65,7 +67,13 @@ class Settings:
             ledger=_ledger(env.get("LAUNCHER_LEDGER"), place),
             gc_grace_days=_number(env, "LAUNCHER_GC_GRACE_DAYS", 7.0, "days"),
             gc_keep=_generations(env.get("LAUNCHER_GC_KEEP")),
+            patience_seconds=_number(env, "LAUNCHER_PATIENCE", 3600.0, "seconds", 7 * 86400),
         )
+
+    @property
+    def outlast_seconds(self) -> float:
+        """How long a run goes on while its store does not answer: a bucket may be away, a folder is not."""
+        return self.patience_seconds if self.store and is_bucket(self.store) else 0.0
 
     def home_in(self, root: Path) -> Path:
         """The home, absolute."""
@@ -117,7 +125,9 @@ def _printable(name: str, value: str, most: int = 200) -> str:
     return value
 
 
-def _number(env: Mapping[str, str], name: str, default: float, unit: str) -> float:
+def _number(
+    env: Mapping[str, str], name: str, default: float, unit: str, most: int = 3600
+) -> float:
     text = env.get(name)
     if not text:
         return default
@@ -125,8 +135,8 @@ def _number(env: Mapping[str, str], name: str, default: float, unit: str) -> flo
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 3600:
-        raise UsageError(f"{name}={text!r} is not a number of {unit} from 0 to 3600")
+    if not 0 <= value <= most:
+        raise UsageError(f"{name}={text!r} is not a number of {unit} from 0 to {most}")
     return value
 
 

@@ -63,6 +63,7 @@ def stage_spec(
         timeout_seconds=plan.timeout_seconds,
         grace_seconds=ws.settings.grace_seconds,
         spec_digest=plan.spec_digest,
+        patience_seconds=ws.settings.outlast_seconds,
     )
 
 

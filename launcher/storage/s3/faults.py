@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from launcher.errors import LauncherError, UnavailableError, UsageError
+from launcher.storage.port import AccessRefusedError
 
 __all__ = [
     "AbsentError",
@@ -26,10 +27,6 @@ __all__ = [
     "WrongBytesError",
     "in_our_words",
 ]
-
-
-class AccessRefusedError(UsageError):
-    """The store does not know us or does not allow it; trying again changes nothing."""
 
 
 class BrokenBodyError(UnavailableError):
