@@ -226,14 +226,15 @@ def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     """(path in it, POSIX; what it is) of everything under ``top`` that is no folder; links are not followed."""
     todo = [""]
     while todo:
-        prefix = todo.pop()
+        prefix, folders = todo.pop(), []
         with os.scandir(top / prefix) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 if entry.is_dir(follow_symlinks=False):
-                    todo.append(f"{prefix}{entry.name}/")
+                    folders.append(f"{prefix}{entry.name}/")
                 else:
                     # From the path: what scandir noted may be older.
                     yield prefix + entry.name, (top / prefix / entry.name).lstat()
+        todo += reversed(folders)
 
 
 def identity_of(found: os.stat_result) -> Identity:
