@@ -312,3 +312,18 @@ def test_times_of_restored_files_are_not_later_than_the_run(tmp_path: Path) -> N
     assert abs(student.stat().st_mtime - written) < 60
     # So that it counts as obsolete, like the one that the run left.
     assert any(row["path"].endswith("student.pt") for row in session.json("storage")["obsolete"])
+
+
+def test_what_was_brought_from_the_store_into_the_folder(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "project")
+    assert session.submit("--run-id", "a", "--promotion-target", "student").code == 0
+    given = ("--teacher-checkpoint", "pointer:student", "--teacher-scorecard", "scorecard.json")
+    done = session.launcher("submit", "--config", "loop.env", *given, "--run-id", "b")
+    assert done.code == 0, done
+    before = files(session.home / "b")
+    assert [path for path in before if path.startswith("inputs/")] == [
+        "inputs/teacher_checkpoint.pt"
+    ]
+    assert "2 run folders removed" in collect(session)
+    assert session.launcher("restore", "b").code == 0
+    assert files(session.home / "b") == before
