@@ -10,7 +10,8 @@ Rules:
    keeps it.
 
 Classes: students, other checkpoints, teachers and inputs, logs, other outputs (every further blob), results
-(small objects), run folders, backups (beside targets), ledger (its journal and write-ahead log too).
+(small objects), trash (``launcher gc`` empties it), run folders, backups (beside targets), ledger (its journal and
+write-ahead log too).
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def survey(ws: Workspace) -> Usage:
     backup_bytes = {name: disk.files(paths) for name, paths in backups.items()}
     classes = store_classes(runs, blobs)
     classes["results"] = sum(o.size_bytes for p in ("runs/", "pointers/") for o in ws.store.list(p))
+    classes["trash"] = sum(o.size_bytes for o in ws.store.list("trash/"))
     classes["run folders"] = sum(folders.values())
     classes["backups"] = sum(backup_bytes.values())
     classes["ledger"] = disk.files(

@@ -105,6 +105,7 @@ def collect(
             "launcher audit; what cannot be read may name anything",
         )
     done = Collected()
+    done.moved_back += [digest for digest in plan.returning if _is_back(ws, digest)]
     for start in range(0, len(plan.moving), _PLAN_BLOBS):
         _move(ws, look, now, plan.moving[start : start + _PLAN_BLOBS], done, said)
     for day in plan.emptying:

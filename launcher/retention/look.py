@@ -91,14 +91,15 @@ class Look:
     def __call__(self, now: float) -> Seen:
         """What is needed at ``now``. Raises ForeignLedgerError, WrongStoreError, UnavailableError."""
         objects = list(self.ws.store.list("runs/"))
-        pointers = Pointers(self.ws.store)  # read anew: their generations are what is live
-        names = pointers.names()
+        pointers, doubts = Pointers(self.ws.store), list[str]()  # read anew: they say what is live
+        histories = {n: self._history(pointers, n, doubts) for n in pointers.names()}
         records = list(self.ws.ledger.read_all())
         states = fold_runs(records)
         self._refuse_foreign(states, objects)
-        doubts: list[str] = []
-        known = {*names, *self.ws.journal.pointer_names()}
-        of_pointers = [self._pointer(pointers, name, doubts) for name in sorted(known)]
+        for name in self.ws.journal.pointer_names():
+            if name not in histories:
+                histories[name] = self._history(pointers, name, doubts)
+        of_pointers = [self._pointer(pointers, n, h, doubts) for n, h in sorted(histories.items())]
         planned = tuple(r for r in records if isinstance(r.data, e.GarbagePlanned))
         collected = frozenset(
             r.data.plan_digest for r in records if isinstance(r.data, e.GarbageCollected)
@@ -178,12 +179,20 @@ class Look:
         decision = promotion_id(state.run_id, plan.target)
         return self.ws.journal.pointer(plan.target).outcome(decision) in (None, "open")
 
-    def _pointer(self, pointers: Pointers, name: str, doubts: list[str]) -> PointerFacts | None:
-        account = self.ws.journal.pointer(name)
+    def _history(self, pointers: Pointers, name: str, doubts: list[str]) -> PointerHistory | None:
         try:
-            history = pointers.history(name)
+            return pointers.history(name)
         except IntegrityError as exc:
             doubts.append(exc.message)
+            return None
+
+    def _pointer(
+        self, pointers: Pointers, name: str, history: PointerHistory | None, doubts: list[str]
+    ) -> PointerFacts | None:
+        account = self.ws.journal.pointer(name)
+        if history is not None and history.latest < account.latest:
+            history = self._history(pointers, name, doubts)  # it went on since it was read
+        if history is None:
             return None
         if history.latest < account.latest:
             raise WrongStoreError(name, self.ws.store.where, account.latest, history.latest)

@@ -30,7 +30,7 @@ class RunShare:
 class TrashDay:
     """The trash of a date: ``due`` is when it may be emptied (epoch seconds), ``waits_for`` the runs it waits for.
 
-    ``needed`` are those of its blobs that something needs again: they are moved back before it is emptied.
+    ``needed`` are those of its blobs that something needs again and that are not in their place: they are moved back.
     """
 
     date: str
@@ -65,7 +65,13 @@ class Plan:
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.moving or self.emptying or len(self.leavings))
+        return not (self.moving or self.emptying or self.returning or len(self.leavings))
+
+    @property
+    def returning(self) -> list[str]:
+        """What lies in the trash and is needed again, ascending; nothing where there are doubts."""
+        wanted = frozenset[str]().union(*(day.needed for day in self.trash))
+        return [] if self.seen.doubts else sorted(wanted)
 
     def classes(self) -> Mapping[str, tuple[int, int]]:
         """(kept bytes, moving bytes) by class."""
@@ -87,7 +93,8 @@ def make_plan(ws: Workspace, look: Look, now: float, *, shares: bool = False) ->
     days = {date: tuple(blobs_of(ws.store.trashed(date))) for date in ws.store.trash_dates()}
     seen = look(now)
     moving = [] if seen.doubts else obsolete(blobs, seen.digests, policy, now)
-    trash = tuple(_day(date, lies, seen, policy, now) for date, lies in days.items())
+    gone = seen.digests - {blob.digest for blob in blobs}
+    trash = tuple(_day(date, lies, gone, seen, policy, now) for date, lies in days.items())
     left = leavings.find(ws.store, ws.locks, seen.facts, policy, now)
     return Plan(
         policy,
@@ -101,12 +108,20 @@ def make_plan(ws: Workspace, look: Look, now: float, *, shares: bool = False) ->
     )
 
 
-def _day(date: str, blobs: Sequence[Blob], seen: Seen, policy: Policy, now: float) -> TrashDay:
+def _day(
+    date: str,
+    blobs: Sequence[Blob],
+    gone: frozenset[str],
+    seen: Seen,
+    policy: Policy,
+    now: float,
+) -> TrashDay:
+    """``gone``: what is needed and not in its place."""
     moment, waits = due(date, policy), tuple(open_then(seen.facts, date))
     return TrashDay(
         date,
         tuple(blobs),
-        frozenset(b.digest for b in blobs if b.digest in seen.digests),
+        frozenset(b.digest for b in blobs if b.digest in gone),
         moment,
         waits,
         is_due=now >= moment and not waits and not seen.doubts,
