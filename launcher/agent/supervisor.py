@@ -27,7 +27,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from launcher.agent.command import Command, NotStartedError
-from launcher.agent.outputs import collect_checkpoints, collect_outputs
+from launcher.agent.outputs import (
+    Before,
+    checkpoints_before,
+    collect_checkpoints,
+    collect_outputs,
+)
 from launcher.agent.protocol import AttemptPaths, StageSpec, own_record
 from launcher.clock import now
 from launcher.errors import IntegrityError, LauncherError, UnavailableError
@@ -58,6 +63,7 @@ class Supervisor:
         self._look_seconds = look_seconds(spec.store, _LOOK_SECONDS)
         self._told_to_stop = False
         self._wake = -1
+        self._before: Before = {}
         self._started_at = now()
         self._began = time.monotonic()
 
@@ -66,6 +72,7 @@ class Supervisor:
         if lock is None or self._is_taken():
             return 0
         self._wake = self._watch_signals()
+        self._before = checkpoints_before(self.spec)
         try:
             command = self._start_command(lock)
         except NotStartedError as exc:
@@ -186,7 +193,7 @@ class Supervisor:
         began = time.monotonic()
 
         def attempt() -> None:
-            outputs = collect_outputs(self.spec, self.store)
+            outputs = collect_outputs(self.spec, self.store, self._before)
             self._create_result(
                 exit_code=exit_code,
                 closed_by=None,
