@@ -25,7 +25,8 @@ from launcher.journal import Journal
 from launcher.project import pointer_name
 from launcher.promotion import Moved
 from launcher.refs import find_run
-from launcher.standalone import open_rollback
+from launcher.standalone import open_address, open_rollback
+from launcher.storage.address import Address, parse_address
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.usage import measure
 from launcher.workspace import Workspace, translated
@@ -59,7 +60,7 @@ def promote_command(
     expect_generation: int | None,
     home: str | None,
 ) -> int:
-    name = pointer_name(target, project_root())
+    name = _own_pointer(target, "a promotion", f"promote {quote(run)}")
     ws = workspace(home, writing=True)
     with translated():
         state = ws.journal.run(find_run(ws.journal, run))
@@ -86,6 +87,18 @@ def promote_command(
     if behind is not None:
         raise behind
     return 0
+
+
+def _own_pointer(target: str, what: str, command: str) -> str:
+    """The name of a pointer of this project. Raises UsageError."""
+    root = project_root()
+    address = parse_address(target, root)
+    if address is not None:
+        raise UsageError(
+            f"{what} is a fact of the ledger, and {address} names a store alone",
+            f"in the project: launcher {command} {quote(address.name)}",
+        )
+    return pointer_name(target, root)
 
 
 def _say_moved(moved: Moved, live: Generation | None) -> None:
@@ -125,7 +138,7 @@ def checkpoint_line(body: Generation, ws: Workspace | None = None) -> str:
 @click.option("--reason", metavar="TEXT", help="Kept in the ledger.")
 @home_option
 def release_command(target: str, reason: str | None, home: str | None) -> int:
-    name = pointer_name(target, project_root())
+    name = _own_pointer(target, "a release", "release")
     ws = workspace(home, writing=True)
     with translated():
         holder = ws.promoter.release(name, reason=reason)
@@ -140,8 +153,13 @@ def release_command(target: str, reason: str | None, home: str | None) -> int:
 @home_option
 def pointers_command(target: str | None, at: str | None, as_json: bool, home: str | None) -> int:
     until = _moment(at)
-    chosen = pointer_name(target, project_root()) if target else None
-    pointers, journal = _sources(home)
+    address = parse_address(target, project_root()) if target else None
+    if address is not None:
+        chosen: str | None = address.name
+        pointers, journal = _addressed(address, home), None
+    else:
+        chosen = pointer_name(target, project_root()) if target else None
+        pointers, journal = _sources(home)
     with translated():
         names = [chosen] if chosen else pointers.names()
         rows = [_history_row(pointers.history(name), journal, until) for name in names]
@@ -158,6 +176,11 @@ def pointers_command(target: str | None, at: str | None, as_json: bool, home: st
         if not rows:
             click.echo("no pointer yet: submit --promotion-target, or launcher promote RUN TARGET")
     return 0
+
+
+def _addressed(address: Address, home: str | None) -> Pointers:
+    click.echo("note: from the store alone: a release is in the ledger, and not shown", err=True)
+    return open_address(address, root=project_root(), actor=settings(home).actor).pointers
 
 
 def _sources(home: str | None) -> tuple[Pointers, Journal | None]:
