@@ -41,7 +41,7 @@ Identity = tuple[int, ...]
 class Folder:
     """A run's folder here. ``kept_because`` is the first reason why it stays; None: all of it is safe.
 
-    ``seen`` is what each path in it was when it was found safe.
+    ``seen`` is what each path in it was when it was found safe, ``digests`` the blobs that make it so.
     """
 
     run_id: str
@@ -50,6 +50,7 @@ class Folder:
     size_bytes: int
     kept_because: str | None
     seen: Mapping[str, Identity] = field(default_factory=dict)
+    digests: frozenset[str] = frozenset()
 
 
 def survey_folders(
@@ -166,7 +167,7 @@ def _examined(ws: Workspace, state: RunState, path: Path) -> Folder:
         if identity_of((path / name).lstat()) != seen[name]:
             return Folder(state.run_id, path, 0, 0, f"{name} is being written")
         total += found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return Folder(state.run_id, path, len(seen), total, None, seen)
+    return Folder(state.run_id, path, len(seen), total, None, seen, frozenset(blobs))
 
 
 def _papers(ws: Workspace, state: RunState, path: Path) -> dict[str, bytes]:
