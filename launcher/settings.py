@@ -11,6 +11,7 @@
 | patience        | LAUNCHER_PATIENCE        | seconds | 3600, for a bucket away    |
 | gc_grace_days   | LAUNCHER_GC_GRACE_DAYS   | days    | 7, after a run's end       |
 | gc_keep         | LAUNCHER_GC_KEEP         | number  | all generations of each    |
+| quota_bytes     | LAUNCHER_QUOTA_BYTES     | bytes   | none; 500GB, 2TiB too      |
 
 A store is a folder or ``s3://bucket/prefix``. A ledger is ``sqlite``, the file ``<home>/ledger.db``, or ``store``:
 segments in the store, which everybody who has the store then shares.
@@ -19,9 +20,11 @@ segments in the store, which everybody who has the store then shares.
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,6 +34,7 @@ from launcher.storage.bucket_url import is_bucket, normal_url
 __all__ = ["DEFAULT_HOME", "Settings"]
 
 _LEDGERS: Final[tuple[Literal["sqlite", "store"], ...]] = ("sqlite", "store")
+_SIZE: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?) ?(?:([kmgtp])(i)?)?b?", re.IGNORECASE)
 DEFAULT_HOME: Final = "runs/self_distill"
 
 
@@ -47,6 +51,7 @@ class Settings:
     gc_grace_days: float = 7.0
     gc_keep: int | None = None
     patience_seconds: float = 3600.0
+    quota_bytes: int | None = None
 
     @classmethod
     def from_environment(
@@ -68,6 +73,7 @@ class Settings:
             gc_grace_days=_number(env, "LAUNCHER_GC_GRACE_DAYS", 7.0, "days"),
             gc_keep=_generations(env.get("LAUNCHER_GC_KEEP")),
             patience_seconds=_number(env, "LAUNCHER_PATIENCE", 3600.0, "seconds", 7 * 86400),
+            quota_bytes=_bytes("LAUNCHER_QUOTA_BYTES", env.get("LAUNCHER_QUOTA_BYTES")),
         )
 
     @property
@@ -146,3 +152,14 @@ def _generations(text: str | None) -> int | None:
     if text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0:
         return int(text)
     raise UsageError(f"LAUNCHER_GC_KEEP={text[:60]!r} is neither all nor a number from 1")
+
+
+def _bytes(name: str, text: str | None) -> int | None:
+    """``500000000000``, ``500GB``, ``1.5 TiB``; decimal units are powers of 1000, those with an i of 1024."""
+    if not text:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{name}={text[:60]!r} is no size", "bytes, or a number with a unit: 2TB")
+    power = " kmgtp".index((found[2] or " ").lower())
+    return int(Decimal(found[1]) * (1024 if found[3] else 1000) ** power)
