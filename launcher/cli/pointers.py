@@ -22,7 +22,8 @@ from launcher.cli.common import (
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.followers import TargetBehindError
 from launcher.journal import Journal
-from launcher.project import pointer_name
+from launcher.places import check_place
+from launcher.project import is_file_target, pointer_name
 from launcher.promotion import Moved
 from launcher.refs import find_run
 from launcher.standalone import open_address, open_rollback
@@ -63,6 +64,8 @@ def promote_command(
     name = _own_pointer(target, "a promotion", f"promote {quote(run)}")
     ws = workspace(home, writing=True)
     with translated():
+        if is_file_target(name):
+            check_place(ws, "the promotion target", name)
         state = ws.journal.run(find_run(ws.journal, run))
         if state.status != "succeeded":
             raise UsageError(f"run {state.run_id} is {state.status}, not succeeded")
