@@ -179,7 +179,7 @@ def _empty(
                 continue
             done.moved_back.append(blob.digest)
         going.append(blob)
-    for start in range(0, len(going), _BATCH):
+    for start in range(0, max(len(going), 1), _BATCH):  # once for nothing: its folders may be left
         some = going[start : start + _BATCH]
         refused = ws.store.empty(date, [blob.digest for blob in some])
         done.refused |= refused

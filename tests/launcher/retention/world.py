@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,13 @@ from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.retention.collect import Collected, collect
 from launcher.retention.look import Look, Seen
-from launcher.retention.reach import DAY_SECONDS, Policy
+from launcher.retention.reach import DAY_SECONDS, Policy, digests_in, manifests_in
 from launcher.settings import Settings
+from launcher.storage.blobs import digest_bytes
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.manifest import Entry, Manifest
-from launcher.storage.port import ObjectStore
+from launcher.storage.port import BlobMissingError, ObjectStore
+from launcher.storage.s3 import S3Store
 from launcher.workspace import Workspace
 from ledger import events as e
 from ledger.stores.memory import MemoryEventStore
@@ -39,13 +42,25 @@ class LaterFolder(FilesystemStore):
         return self._world.now()
 
 
+class LaterBucket(S3Store):
+    """The same of a bucket."""
+
+    def __init__(self, url: str, world: RetentionWorld) -> None:
+        super().__init__(url, marks=world.root / "marks")
+        self._world = world
+
+    def clock(self) -> float:
+        return self._world.now()
+
+
 @dataclass
 class RetentionWorld:
-    """One ledger, one folder. ``later`` lets days pass; files get no younger by it."""
+    """One ledger, one folder or bucket. ``later`` lets days pass; what is stored gets no younger by it."""
 
     root: Path
     days: float = 0.0
     ledger: EventStore = field(default_factory=MemoryEventStore)
+    bucket: str = ""
 
     def now(self) -> float:
         return time.time() + self.days * DAY_SECONDS
@@ -60,6 +75,8 @@ class RetentionWorld:
         return self.text()[:10]
 
     def store(self) -> ObjectStore:
+        if self.bucket:
+            return LaterBucket(self.bucket, self)
         return LaterFolder(self.root / "objects", self)
 
     def ws(self, store: ObjectStore | None = None) -> Workspace:
@@ -118,12 +135,12 @@ class RetentionWorld:
             for data in self._outputs(run_id, shared).values()
         }
 
-    def finish(self, run_id: str, shared: str = "") -> set[str]:
-        """The stage's success and the run's; returns the blobs that they name. ``upload`` came before."""
+    def finish(self, run_id: str, shared: str = "", *, stored: bool = False) -> set[str]:
+        """The stage's success and the run's; returns the blobs that they name. ``stored``: by ``upload``, before."""
         ws = self.ws()
         entries = []
         for path, data in sorted(self._outputs(run_id, shared).items()):
-            found = ws.store.ingest_bytes(data)
+            found = digest_bytes(data) if stored else ws.store.ingest_bytes(data)
             entries.append(Entry(path, found.digest, found.size_bytes))
         manifest = ws.store.ingest_bytes(Manifest(tuple(entries)).to_bytes())
         log = ws.store.ingest_bytes(f"log of {run_id}".encode())
@@ -148,6 +165,20 @@ class RetentionWorld:
         ]
         ws.journal.record_run(run_id, lambda _: facts)
         return {manifest.digest, log.digest, *(entry.digest for entry in entries)}
+
+    def lineage(self, run_id: str) -> set[str]:
+        """Every blob that a run names, in its manifest too where that can be read."""
+        ws = self.ws()
+        records = ws.ledger.read_stream(f"run/{run_id}")
+        text = "".join(record.data.model_dump_json() for record in records)
+        found = set(digests_in(text)) - {SPEC}
+        for manifest in manifests_in(text):
+            with suppress(BlobMissingError):
+                found |= digests_in(ws.store.read_blob(manifest).decode())
+        return found
+
+    def seconds_since(self, time: str | None) -> float | None:
+        return self.now() - clock.parse_time(time).timestamp() if time else None
 
     def run(self, run_id: str, shared: str = "") -> set[str]:
         """A whole run; returns every blob that it names."""
