@@ -8,30 +8,52 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.session import Session, make_session
+from tests.cli.session import Session, make_session, until
 from tests.rig.s3 import S3Server, s3_server
-from tests.rig.stores import in_bucket
+from tests.rig.stores import copy_project
 
 __all__ = ["s3_server"]
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def session(request: pytest.FixtureRequest, tmp_path: Path) -> Session:
-    """A project after one run, a."""
-    more: dict[str, str] = {}
-    if request.param == "bucket":
-        if in_bucket():
-            pytest.skip("the other one is in a bucket already")
-        server: S3Server = request.getfixturevalue("s3_server")
-        more = {
-            **server.environment(),
-            "LAUNCHER_STORE": f"s3://{server.bucket()}/loop",
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        }
-    made = make_session(tmp_path / "project", **more)
-    done = made.submit("--run-id", "a", "--promotion-target", "checkpoints/stable/s.pt")
+TARGET = "checkpoints/stable/s.pt"
+#: The marker leaves the second one out where the first one's store is in a bucket already.
+both = pytest.mark.parametrize(
+    "session", ["folder", pytest.param("bucket", marks=pytest.mark.folder)], indirect=True
+)
+
+
+def after_a_run(root: Path, **environment: str) -> Session:
+    made = make_session(root, **environment)
+    done = made.submit("--run-id", "a", "--promotion-target", TARGET)
     assert done.code == 0, done
     return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Path]:
+    """A project after one run, a, and a copy of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    made = after_a_run(folder / "project")
+    copy_project(made.root, folder / "pristine")
+    return made, folder / "pristine"
+
+
+@pytest.fixture
+def session(
+    request: pytest.FixtureRequest, finished: tuple[Session, Path], tmp_path: Path
+) -> Session:
+    """A project after one run, a: in a folder, or with a bucket of its own."""
+    if getattr(request, "param", "folder") == "folder":
+        made, pristine = finished
+        copy_project(pristine, made.root, of=pristine)
+        return Session(made.root, dict(made.environment))
+    server: S3Server = request.getfixturevalue("s3_server")
+    return after_a_run(
+        tmp_path / "project",
+        **server.environment(),
+        LAUNCHER_STORE=f"s3://{server.bucket()}/loop",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -43,7 +65,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def collect(session: Session) -> str:
-    done = session.launcher("gc", "--run-dirs", "--apply", "--yes")
+    done = session.look("gc", "--run-dirs", "--apply", "--yes")
     assert done.code == 0, done
     return done.out
 
@@ -55,6 +77,7 @@ def clean(session: Session) -> None:
         assert done.code == 0, done
 
 
+@both
 def test_a_folder_goes_stays_away_and_comes_back(session: Session) -> None:
     folder = session.home / "a"
     before = files(folder)
@@ -68,15 +91,15 @@ def test_a_folder_goes_stays_away_and_comes_back(session: Session) -> None:
     assert not folder.exists()
     clean(session)
     # Commands that write look for documents that are missing.
-    for command in (["replay"], ["rollback", "checkpoints/stable/s.pt", "--to", "1", "--yes"]):
-        done = session.launcher(*command)
+    for command in (["replay"], ["rollback", TARGET, "--to", "1", "--yes"]):
+        done = session.look(*command)
         assert done.code == 0, done
         assert not folder.exists(), command
     for command in (["status", "a"], ["logs", "a", "retrain"], ["list"], ["storage"]):
         assert session.look(*command).code == 0, command
     assert "0 run folders removed" in collect(session)
 
-    back = session.launcher("restore", "a")
+    back = session.look("restore", "a")
     assert back.code == 0, back
     assert files(folder) == before
     clean(session)
@@ -85,13 +108,14 @@ def test_a_folder_goes_stays_away_and_comes_back(session: Session) -> None:
     # From here on its documents are kept again.
     (folder / "metadata.json").unlink()
     assert session.look("replay", "--check").code == 4
-    assert session.launcher("replay").code == 0
+    assert session.look("replay").code == 0
     assert files(folder) == before
     collect(session)
     assert not folder.exists()
     clean(session)
 
 
+@both
 def test_a_machine_that_never_saw_the_run(session: Session, tmp_path: Path) -> None:
     before = files(session.home / "a")
     moved = tmp_path / "moved"
@@ -107,15 +131,15 @@ def test_a_machine_that_never_saw_the_run(session: Session, tmp_path: Path) -> N
     assert "--root" in refused.err
     assert len(refused.err.splitlines()) == 1
 
-    done = there.launcher("restore", "a", "--root", ".")
+    done = there.look("restore", "a", "--root", ".")
     assert done.code == 0, done
     assert files(there.root / "runs" / "self_distill" / "a") == before
-    done = there.launcher("restore", "a", "../copy")
+    done = there.look("restore", "a", "../copy")
     assert done.code == 0, done
     assert files(tmp_path / "copy") == before
     # The run's own project is not here, so nothing of it is missed or made.
     assert there.look("replay", "--check").code == 0
-    assert there.launcher("replay").code == 0
+    assert there.look("replay").code == 0
     assert not session.root.exists()
 
 
@@ -125,7 +149,7 @@ def test_what_differs_is_refused_and_nothing_is_changed(session: Session) -> Non
     (folder / "artifacts" / "planlets.txt").write_text("mine")
     (folder / "checkpoints" / "student.pt").write_text("mine too")
     shutil.rmtree(folder / "logs")
-    refused = session.launcher("restore", "a")
+    refused = session.look("restore", "a")
     assert refused.code == 3
     assert len(refused.err.splitlines()) == 1
     assert "artifacts/planlets.txt" in refused.err
@@ -133,7 +157,7 @@ def test_what_differs_is_refused_and_nothing_is_changed(session: Session) -> Non
     assert not (folder / "logs").exists()
     assert (folder / "artifacts" / "planlets.txt").read_text() == "mine"
     assert "artifacts/planlets.txt is not what its stage left" in collect(session)
-    done = session.launcher("restore", "a", "--force")
+    done = session.look("restore", "a", "--force")
     assert done.code == 0, done
     assert files(folder) == before
 
@@ -147,13 +171,13 @@ def test_nothing_is_written_through_a_symlink(session: Session, tmp_path: Path) 
     (tmp_path / "secret").write_text("kept")
     (folder / "artifacts" / "planlets.txt").symlink_to(tmp_path / "secret")
     for flags in ([], ["--force"]):
-        refused = session.launcher("restore", "a", *flags)
+        refused = session.look("restore", "a", *flags)
         assert refused.code == 3, refused
         assert "symlink" in refused.err
     assert list(outside.iterdir()) == []
     (folder / "checkpoints").unlink()
-    assert session.launcher("restore", "a").code == 3
-    assert session.launcher("restore", "a", "--force").code == 0
+    assert session.look("restore", "a").code == 3
+    assert session.look("restore", "a", "--force").code == 0
     assert (tmp_path / "secret").read_text() == "kept"
     assert not (folder / "artifacts" / "planlets.txt").is_symlink()
 
@@ -169,7 +193,7 @@ def test_nothing_is_written_through_a_symlink(session: Session, tmp_path: Path) 
 )
 def test_a_folder_with_anything_else_stays_whole(session: Session, path: str, why: str) -> None:
     folder = session.home / "a"
-    session.launcher("replay")
+    session.look("replay")
     (folder / path).write_text("by hand")
     before = files(folder)
     plan = session.json("gc", "--run-dirs")
@@ -183,12 +207,13 @@ def test_it_asks_and_a_grace_keeps(session: Session) -> None:
     refused = session.launcher("gc", "--run-dirs", "--apply")
     assert refused.code == 2
     assert "--yes" in refused.err
-    kept = session.launcher("gc", "--run-dirs", "--apply", "--yes", "--grace-days", "1")
+    kept = session.look("gc", "--run-dirs", "--apply", "--yes", "--grace-days", "1")
     assert kept.code == 0
     assert "the run ended only at" in kept.out
     assert (session.home / "a").is_dir()
 
 
+@both
 def test_what_an_open_run_was_given_stays(session: Session) -> None:
     given = "runs/self_distill/a/checkpoints/student.pt"
     wait = "RETRAIN_EXTRA=until [ -e go ]; do sleep 0.05; done"
@@ -197,8 +222,6 @@ def test_what_an_open_run_was_given_stays(session: Session) -> None:
         "submit", "--config", "loop.env", *arguments, "--set", wait, "--run-id", "b"
     )
     try:
-        from tests.cli.session import until
-
         until(lambda: session.stage_status("b", "retrain") == "running", "b's retrain")
         plan = session.json("gc", "--run-dirs")
         why = {row["run_id"]: row["why"] for row in plan["kept"]}
@@ -207,10 +230,10 @@ def test_what_an_open_run_was_given_stays(session: Session) -> None:
             "b": "the run is open",
         }
         assert "0 run folders removed" in collect(session)
-        refused = session.launcher("restore", "b")
+        refused = session.look("restore", "b")
         assert refused.code == 3
         assert "open" in refused.err
-        assert session.launcher("restore", "b", "../early").code == 0
+        assert session.look("restore", "b", "../early").code == 0
         early = files(session.root.parent / "early")
         assert early["artifacts/planlets.txt"] == b"p\n"
         assert "checkpoints/student.pt" not in early
@@ -222,6 +245,7 @@ def test_what_an_open_run_was_given_stays(session: Session) -> None:
     clean(session)
 
 
+@both
 def test_a_run_that_failed_keeps_what_it_saved(session: Session) -> None:
     done = session.submit(
         *("--run-id", "f", "--set"),
@@ -234,14 +258,12 @@ def test_a_run_that_failed_keeps_what_it_saved(session: Session) -> None:
     collect(session)
     assert not folder.exists()
     clean(session)
-    assert session.launcher("restore", "f").code == 0
+    assert session.look("restore", "f").code == 0
     assert files(folder) == before
 
 
 @pytest.mark.folder
-def test_a_blob_that_is_gone_or_damaged_keeps_the_folder(tmp_path: Path) -> None:
-    session = make_session(tmp_path / "project")
-    assert session.submit("--run-id", "a").code == 0
+def test_a_blob_that_is_gone_or_damaged_keeps_the_folder(session: Session) -> None:
     student = session.json("status", "a")["student"]["digest"].removeprefix("sha256:")
     blob = session.home / "objects" / "blobs" / "sha256" / student[:2] / student
     data = blob.read_bytes()
@@ -253,7 +275,7 @@ def test_a_blob_that_is_gone_or_damaged_keeps_the_folder(tmp_path: Path) -> None
     assert "checkpoints/student.pt is not in the store any more" in collect(session)
     assert files(session.home / "a") == before
     (session.home / "a" / "checkpoints" / "student.pt").unlink()
-    refused = session.launcher("restore", "a")
+    refused = session.look("restore", "a")
     assert refused.code == 4
     assert refused.err.startswith("launcher: checkpoints/student.pt: blob sha256:")
     assert len(refused.err.splitlines()) == 1
@@ -265,7 +287,7 @@ def test_links_that_stay_inside_come_back_as_copies(tmp_path: Path) -> None:
     assert session.submit("--run-id", "a", "--set", extra).code == 0
     collect(session)
     assert not (session.home / "a").exists()
-    assert session.launcher("restore", "a").code == 0
+    assert session.look("restore", "a").code == 0
     link = session.home / "a" / "artifacts" / "link"
     assert link.read_text() == "x\n"
     assert not link.is_symlink()
@@ -280,50 +302,48 @@ def test_a_tag_file_outside_of_the_folder(tmp_path: Path) -> None:
     collect(session)
     assert tags.read_bytes() == data, "only the run's folder goes"
     tags.unlink()
-    assert session.launcher("restore", "a").code == 0
+    assert session.look("restore", "a").code == 0
     assert tags.read_bytes() == data
-    assert session.launcher("restore", "a", "../copy").code == 0
+    assert session.look("restore", "a", "../copy").code == 0
     assert (tmp_path / "copy" / "outside" / "tags.jsonl").read_bytes() == data
     tags.write_text("newer")
-    refused = session.launcher("restore", "a")
+    refused = session.look("restore", "a")
     assert refused.code == 3
     assert str(tags) in refused.err
 
 
-def test_a_status_that_a_job_wrote_is_imported_before_the_folder_goes(tmp_path: Path) -> None:
-    session = make_session(tmp_path / "project")
-    assert session.submit("--run-id", "a").code == 0
+def test_a_status_that_a_job_wrote_is_imported_before_the_folder_goes(session: Session) -> None:
     document = session.home / "a" / "metadata" / "relabel_tags.json"
     said = json.loads(document.read_bytes())
     document.write_text(json.dumps({**said, "status": "validated"}, indent=2) + "\n")
     assert "1 run folder removed" in collect(session)
     assert session.json("status", "a")["tags"]["status"] == "validated"
-    assert session.launcher("restore", "a").code == 0
+    assert session.look("restore", "a").code == 0
     assert json.loads(document.read_bytes())["status"] == "validated"
 
 
-def test_times_of_restored_files_are_not_later_than_the_run(tmp_path: Path) -> None:
-    session = make_session(tmp_path / "project")
-    assert session.submit("--run-id", "a").code == 0
+def test_times_of_restored_files_are_not_later_than_the_run(session: Session) -> None:
+    assert session.submit("--run-id", "b", "--promotion-target", TARGET).code == 0
     student = session.home / "a" / "checkpoints" / "student.pt"
     written = student.stat().st_mtime
     collect(session)
-    assert session.launcher("restore", "a").code == 0
+    assert session.look("restore", "a").code == 0
     assert abs(student.stat().st_mtime - written) < 60
     # So that it counts as obsolete, like the one that the run left.
-    assert any(row["path"].endswith("student.pt") for row in session.json("storage")["obsolete"])
+    obsolete = [row["path"] for row in session.json("storage")["obsolete"]]
+    assert obsolete == ["runs/self_distill/a/checkpoints/student.pt"]
 
 
 def test_what_was_brought_from_the_store_into_the_folder(tmp_path: Path) -> None:
     session = make_session(tmp_path / "project")
     assert session.submit("--run-id", "a", "--promotion-target", "student").code == 0
     given = ("--teacher-checkpoint", "pointer:student", "--teacher-scorecard", "scorecard.json")
-    done = session.launcher("submit", "--config", "loop.env", *given, "--run-id", "b")
+    done = session.look("submit", "--config", "loop.env", *given, "--run-id", "b")
     assert done.code == 0, done
     before = files(session.home / "b")
     assert [path for path in before if path.startswith("inputs/")] == [
         "inputs/teacher_checkpoint.pt"
     ]
     assert "2 run folders removed" in collect(session)
-    assert session.launcher("restore", "b").code == 0
+    assert session.look("restore", "b").code == 0
     assert files(session.home / "b") == before
