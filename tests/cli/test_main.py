@@ -32,6 +32,7 @@ CALLS = {
     "audit": [],
     "restore": ["r"],
     "gc": ["--run-dirs"],
+    "ledger": ["head"],
 }
 
 
