@@ -245,7 +245,9 @@ class Look:
         _, run_id, *rest = key.split("/")
         if run_id not in found.runs:
             return False
-        is_open = facts.runs[run_id].ended_at is None
+        run = facts.runs[run_id]
+        # Of a stage that failed, what it left is named by its result alone.
+        is_open = run.ended_at is None or run.status in ("failed", "cancelled")
         return is_open or rest[-1:] not in (["result.json"], ["start.json"])
 
     def _text(self, key: str) -> tuple[str, str | None]:

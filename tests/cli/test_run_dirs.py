@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.clock import parse_time
+from launcher.retention.look import Look
+from launcher.retention.reach import DAY_SECONDS, Policy
+from launcher.run_contents import contents_of
+from launcher.settings import Settings
+from launcher.workspace import open_workspace
 from tests.cli.session import Session, make_session, until
 from tests.rig.s3 import S3Server, s3_server
 from tests.rig.stores import copy_project
@@ -245,6 +251,22 @@ def test_what_an_open_run_was_given_stays(session: Session) -> None:
     clean(session)
 
 
+def needed_by_a_run_of(session: Session, run_id: str) -> bool:
+    """Whether a collection would keep all that a young run's folder is rebuilt from."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in session.env().items():
+            patch.setenv(name, value)
+        settings = Settings.from_environment(session.env(), session.root, {})
+        ws = open_workspace(settings, session.root, writing=False)
+        state = ws.journal.run(run_id)
+        assert state.ended_at is not None
+        contents = contents_of(state, ws.ledger, ws.store)
+        now = parse_time(state.ended_at).timestamp() + 60
+        seen = Look(ws, Policy(7 * DAY_SECONDS))(now)
+        ws.ledger.close()
+    return {kept.digest for kept in contents.files.values()} <= seen.digests
+
+
 @both
 def test_a_run_that_failed_keeps_what_it_saved(session: Session) -> None:
     done = session.submit(
@@ -255,6 +277,7 @@ def test_a_run_that_failed_keeps_what_it_saved(session: Session) -> None:
     folder = session.home / "f"
     before = files(folder)
     assert "checkpoints/half.pt" in before
+    assert needed_by_a_run_of(session, "f")
     collect(session)
     assert not folder.exists()
     clean(session)
