@@ -153,7 +153,7 @@ def surveyed(ws: Workspace) -> Folder:
     return folder
 
 
-def begun(ws: Workspace) -> None:
+def begun(ws: Workspace, **more: object) -> None:
     """Another run is requested, with a's student as its teacher."""
     request = ws.journal.run("a").request
     assert request is not None
@@ -161,7 +161,8 @@ def begun(ws: Workspace) -> None:
     given = request.teacher_checkpoint.model_copy(
         update={"path": "runs/self_distill/a/checkpoints/student.pt"}
     )
-    wanted = e.RunRequested(**{**dict(request), "run_id": "b", "teacher_checkpoint": given})
+    changed = {"run_id": "b", "teacher_checkpoint": given, **more}
+    wanted = e.RunRequested(**{**dict(request), **changed})
     ws.journal.record_run("b", lambda _: [wanted])
 
 
@@ -197,6 +198,19 @@ def test_a_run_that_starts_as_the_folder_is_retired(
         assert last is not None
         assert isinstance(last.data, e.RunFolderRestored)
         assert not ws.documents.folders.is_retired(ws.journal.run("a"))
+
+
+def test_a_run_that_was_being_requested_gets_its_teacher_all_the_same(killed: Killed) -> None:
+    """It saw the file and stored it, then the folder went, then it asked for its run."""
+    killed.put_back()
+    with opened(killed) as ws:
+        assert remove(ws, surveyed(ws), alone).kept_because is None
+        begun(ws, relabel_tag_file="runs/self_distill/b/artifacts/tags.jsonl")
+    teacher = killed.session.home / "a" / "checkpoints" / "student.pt"
+    assert not teacher.exists()
+    done = killed.session.look("resume", "b")
+    assert done.code == 0, done
+    assert teacher.read_bytes() == b"teacher\n", "the bytes that were stored for it"
 
 
 @pytest.mark.parametrize(
