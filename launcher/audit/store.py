@@ -20,7 +20,7 @@ from ledger.audit import LedgerAudit, Named
 from ledger.events import Generation
 from ledger.pointers import PointerState
 
-__all__ = ["check_blobs", "check_pointers", "check_targets"]
+__all__ = ["chain_problems", "check_blobs", "check_pointers", "check_targets"]
 
 #: Hashing waits for the disk as much as for a core.
 _THREADS: Final = min(8, 2 * (os.cpu_count() or 1))
@@ -147,7 +147,7 @@ def check_pointers(
             account = ledger.pointers.get(name)
             history = Pointers(scene.store).history(name)
             histories.append(history)
-            for what in _chain_problems(history):
+            for what in chain_problems(history):
                 check.bad(name, what)
             if whole and f"pointer/{name}" not in ledger.broken:
                 _against_account(check, scene.store.where, history, account)
@@ -160,7 +160,7 @@ def check_pointers(
     return check, histories
 
 
-def _chain_problems(history: PointerHistory) -> Iterator[str]:
+def chain_problems(history: PointerHistory) -> Iterator[str]:
     """What contradicts the generations before it."""
     before: Generation | None = None
     for body in history.generations:

@@ -149,12 +149,35 @@ def release_command(target: str, reason: str | None, home: str | None) -> int:
     return 0
 
 
-@click.command("pointers", help="What each pointer names; with TARGET its whole history.")
+@click.command(
+    "pointers",
+    help="What each pointer names; with TARGET its whole history; check: against the ledger.",
+)
+@click.argument("check", required=False, metavar="[check]")
 @click.argument("target", required=False)
+@click.option("--deep", is_flag=True, help="With check: hash the checkpoints.")
 @click.option("--at", metavar="TIME", help="As it was at this moment (RFC 3339).")
 @json_option
 @home_option
-def pointers_command(target: str | None, at: str | None, as_json: bool, home: str | None) -> int:
+def pointers_command(
+    check: str | None,
+    target: str | None,
+    deep: bool,
+    at: str | None,
+    as_json: bool,
+    home: str | None,
+) -> int:
+    """``pointers [TARGET]``, ``pointers check [TARGET]``."""
+    from launcher.cli import pointer_check
+
+    if check == "check":
+        if at:
+            raise UsageError("check compares what is there now", "without --at")
+        return pointer_check.check(target, deep=deep, as_json=as_json, home=home)
+    pointer_check.refuse_plain(deep)
+    if target is not None:
+        raise UsageError(f"{check!r} and {target!r}: one target", "launcher pointers check TARGET")
+    target = check
     until = _moment(at)
     address = parse_address(target, project_root()) if target else None
     if address is not None:

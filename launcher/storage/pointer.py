@@ -272,7 +272,24 @@ class Pointers:
         live = (self.known(name) if self._read.get(name) else self.history(name)).live
         if live is not None:
             view = canonical_json(live.model_dump(mode="json"))
-            self.store.replace(self._prefix(name).rstrip("/") + ".json", view)
+            self.store.replace(self.view_key(name), view)
+
+    def view_key(self, name: str) -> str:
+        """Under what the view of ``name`` lies."""
+        return self._prefix(name).rstrip("/") + ".json"
+
+    def stored(self, name: str) -> dict[int, Generation | IntegrityError]:
+        """Whatever is stored under each number, ascending, gaps and what cannot be read included: for checks."""
+        prefix = self._prefix(name)
+        keys = [i.key for i in self.store.list(prefix) if _GENERATION_KEY.fullmatch(i.key)]
+        found: dict[int, Generation | IntegrityError] = {}
+        for key in keys:
+            number = int(key[len(prefix) :].removesuffix(".json"))
+            try:
+                found[number] = self._parse(name, number, key)
+            except IntegrityError as exc:
+                found[number] = exc
+        return found
 
     def _create_again(self, key: str, data: bytes) -> None:
         try:
