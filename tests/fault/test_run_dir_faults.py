@@ -205,6 +205,7 @@ def test_a_run_that_was_being_requested_gets_its_teacher_all_the_same(killed: Ki
     killed.put_back()
     with opened(killed) as ws:
         assert remove(ws, surveyed(ws), alone).kept_because is None
+        (killed.session.home / "b").mkdir()  # as submit does before it asks
         begun(ws, relabel_tag_file="runs/self_distill/b/artifacts/tags.jsonl")
     teacher = killed.session.home / "a" / "checkpoints" / "student.pt"
     assert not teacher.exists()
