@@ -226,6 +226,26 @@ class Pointers:
             bodies.append(self._parse(name, len(bodies) + 1, info.key))
         return PointerHistory(name, tuple(bodies))
 
+    def newest(self, name: str, known: Generation | None = None) -> Generation | None:
+        """The live generation, for a follower: those before it are not read. ``known``: its last answer.
+
+        Where nothing came since, one question about the next number is all. Raises IntegrityError for a gap.
+        """
+        prefix, number = self._prefix(name), known.generation if known else 0
+        if known is not None and not self.store.exists(_key(prefix, number + 1)):
+            return known
+        after = _key(prefix, number) if known else ""
+        keys = [i.key for i in self.store.list(prefix, after) if _GENERATION_KEY.fullmatch(i.key)]
+        if not keys:
+            return known
+        for key in keys:
+            number += 1
+            if key != _key(prefix, number):
+                raise IntegrityError(
+                    f"{name}: {_key(prefix, number)} is missing from {self.store.where}"
+                )
+        return self._parse(name, number, keys[-1])
+
     def recall(self, name: str, account: Sequence[Generation]) -> None:
         """Take a ledger's account (from 1, contiguous) for read, if the newest one of it is what is stored.
 
