@@ -34,6 +34,7 @@ __all__ = [
     "Standing",
     "consumer_key",
     "consumers",
+    "pending",
     "roll",
     "rolls",
     "served",
@@ -48,6 +49,8 @@ _TOP: Final = "consumers/"
 #: So many words are read for a screen, the newest first.
 _MOST: Final = 200
 _THREADS: Final = 8
+#: By so much the store's clock and this machine's may differ without harm.
+_SKEW_SECONDS: Final = 3600.0
 _MAX_PART_BYTES: Final = 250
 
 #: ``on``: it acknowledged this generation, or a later one. ``behind``: an earlier one. ``failed``: it could not take
@@ -149,14 +152,39 @@ def consumers(store: ObjectStore, name: str) -> list[Consumer]:
     return sorted((w for w in found.values() if isinstance(w, Consumer)), key=lambda w: w.host)
 
 
-def roll(store: ObjectStore, name: str, *, most: int | None = _MOST) -> Roll:
-    """The followers of ``name``: one listing, at most ``most`` reads."""
-    return _rolled(store, store.list(_prefix(store, name)), most).get(name, Roll())
+def roll(store: ObjectStore, name: str) -> Roll:
+    """The followers of ``name``: one listing, at most 200 reads."""
+    return _rolled(store, store.list(_prefix(store, name))).get(name, Roll())
 
 
 def rolls(store: ObjectStore) -> dict[str, Roll]:
     """The followers of each pointer that has any, by its name: one listing for all, at most 200 reads."""
-    return _rolled(store, store.list(_TOP), _MOST)
+    return _rolled(store, store.list(_TOP))
+
+
+def pending(
+    store: ObjectStore, name: str, generation: int, acknowledged: set[str]
+) -> list[Consumer]:
+    """The followers of ``name`` that were heard of lately and have still to acknowledge ``generation``, by host.
+
+    ``acknowledged`` are keys that need not be read again, for whoever asks again: those found so are added.
+    """
+    now = clock.parse_time(clock.now())
+    fresh = [
+        info
+        for info in store.list(_prefix(store, name))
+        if _is_word(info.key)
+        and info.key not in acknowledged
+        and now.timestamp() - info.modified <= STALE_SECONDS + _SKEW_SECONDS
+    ]
+    late = []
+    for key, word in _read(store, fresh).items():
+        stands = standing(word, generation, now) if isinstance(word, Consumer) else "silent"
+        if stands == "on":
+            acknowledged.add(key)
+        elif stands != "silent" and isinstance(word, Consumer):
+            late.append(word)
+    return sorted(late, key=lambda word: word.host)
 
 
 def served(store: ObjectStore, now: float) -> dict[str, Served]:
@@ -180,11 +208,11 @@ def served(store: ObjectStore, now: float) -> dict[str, Served]:
     }
 
 
-def _rolled(store: ObjectStore, infos: Iterable[ObjectInfo], most: int | None) -> dict[str, Roll]:
+def _rolled(store: ObjectStore, infos: Iterable[ObjectInfo]) -> dict[str, Roll]:
     now = clock.parse_time(clock.now()).timestamp()
     entries = [i for i in infos if _is_word(i.key) and now - i.modified <= FORGOTTEN_SECONDS]
     newest = sorted(entries, key=lambda i: (-i.modified, i.key))
-    read = _read(store, newest[:most])
+    read = _read(store, newest[:_MOST])
     words: dict[str, list[Consumer]] = defaultdict(list)
     unread: dict[str, int] = defaultdict(int)
     for key, word in read.items():
@@ -192,7 +220,7 @@ def _rolled(store: ObjectStore, infos: Iterable[ObjectInfo], most: int | None) -
             unread[_pointer_of(key)] += 1
         elif now - clock.parse_time(word.time).timestamp() <= FORGOTTEN_SECONDS:
             words[_pointer_of(key)].append(word)
-    for info in newest[len(newest[:most]) :]:
+    for info in newest[_MOST:]:
         unread[_pointer_of(info.key)] += 1
     return {
         name: Roll(tuple(sorted(words[name], key=lambda w: w.host)), unread[name])
