@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from launcher.agent.outputs import collect_outputs
 from launcher.errors import UnavailableError
 from launcher.storage.blobs import digest_bytes
-from launcher.storage.port import ObjectStore, trash_key
+from launcher.storage.port import BlobMissingError, ObjectStore, trash_key
 from launcher.storage.s3 import AccessRefusedError, S3Store
 from tests.e2e.project import CONFIG, SCORECARD, TEACHER, Project, make_project
 from tests.rig.fault_proxy import FaultProxy, Handler, Request, drop, proxied
@@ -69,7 +69,7 @@ class Place:
 
     def enforce(self, role: str) -> None:
         """Put the guard and this role's policy on the bucket; this server takes no more than 4 KiB at once."""
-        policy = merged(BUCKET, PREFIX)
+        policy = merged(BUCKET, PREFIX, name=NAME)
         kept = [s for s in policy["Statement"] if not names(s, *CONDITIONS)]
         assert len(kept) == len(policy["Statement"]) - 1
         mine = [s for s in kept if s["Principal"] in ("*", {"AWS": role})]
@@ -90,7 +90,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("policies")
     with serving_users(folder / "server") as server, proxied(server) as proxy:
         place = Place(server, proxy, folder)
-        server.bucket(BUCKET)
+        # By the server itself, not as a folder: to let others copy it wants a bucket with an owner.
+        place.client(None).create_bucket(Bucket=BUCKET)
         yield place
 
 
@@ -151,6 +152,7 @@ def from_the_trash(store: S3Store, place: Place) -> None:
     there = place.server.root / BUCKET / PREFIX / trash_key("2026-01-31", blob.digest)
     there.parent.mkdir(parents=True, exist_ok=True)
     there.write_bytes(data)
+    os.utime(there, (1, 1))
     assert store.read_blob(blob.digest) == data
 
 
@@ -160,9 +162,33 @@ def work_as_stage(place: Place, store: S3Store) -> None:
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "student.pt").write_bytes(b"student of a pod")
     collected = collect_outputs(spec_of(run, "retrain"), store)
-    store.create("runs/r/retrain/1/result.json", json.dumps(collected).encode())
-    store.read("runs/r/retrain/1/result.json")
+    store.create("runs/b/retrain/9/result.json", json.dumps(collected).encode())
+    store.read("runs/b/retrain/9/result.json")
     store.fetch_blob(collected["checkpoints"][0]["digest"], place.folder / "pod" / "teacher.pt")
+
+
+def work_as_server(place: Place, project: Project) -> None:
+    """A serving machine that has the store's address and nothing else."""
+    project.environment = place.environment("server")
+    for command in (
+        ["pull", f"{URL}#{NAME}", "served.pt"],
+        ["pull", "--watch", f"{URL}#{NAME}", "followed.pt", "--once"],
+    ):
+        done = project.launcher(*command)
+        assert done.code == 0, (command, done)
+
+
+def work_as_gc(place: Place, project: Project) -> None:
+    """Everything that nothing needs goes to the trash, and from there; a killed upload is forgotten."""
+    project.environment = {**place.environment("gc"), "LAUNCHER_STORE": URL}
+    blob = f"{PREFIX}/blobs/sha256/aa/" + "a" * 64
+    place.client(None).create_multipart_upload(Bucket=BUCKET, Key=blob)
+    for folder in (place.server.root / BUCKET / ".sgwtmp" / "multipart").glob("*/*"):
+        os.utime(folder, (1, 1))  # begun long ago
+    for _ in range(2):
+        done = project.launcher("gc", "--apply", "--yes", "--grace-days", "0")
+        no = [f"{r.method} {r.target}" for r in place.proxy.requests if r.status in (403, 500)]
+        assert done.code == 0, (done, no)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +210,12 @@ def used(place: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
         big(store, place.proxy, place.folder / "pod")
         given_up(store, place, place.folder / "pod" / "written.pt")
         from_the_trash(store, place)
+        place.enforce("server")
+        work_as_server(place, project)
+        with pytest.raises(BlobMissingError):  # and not "forbidden"
+            place.store("server", patch).read_blob("sha256:" + "0" * 64)
+        place.enforce("gc")
+        work_as_gc(place, project)
     asked = [one for r in place.proxy.requests for one in asked_of(r, BUCKET)]
     return {role: [one for one in asked if one.role == role] for role in ROLES}
 
@@ -208,11 +240,11 @@ def test_together_they_fit_into_a_bucket() -> None:
     assert len(set(sids)) == len(sids)
 
 
-@pytest.mark.parametrize("role", ["launcher", "stage"])
+@pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_do_what_it_has_to_and_nothing_that_it_never_does(
     used: dict[str, list[Asked]], role: str
 ) -> None:
-    policy = merged(BUCKET, PREFIX)
+    policy = merged(BUCKET, PREFIX, name=NAME)
     assert used[role]
     for asked in used[role]:
         assert decided(policy, asked), asked
@@ -233,7 +265,7 @@ GENERATION = f"pointers/{NAME}/00000001.json"
 
 @pytest.mark.parametrize("role", ROLES)
 def test_nobody_overwrites_or_deletes_the_record(role: str) -> None:
-    policy = merged(BUCKET, PREFIX)
+    policy = merged(BUCKET, PREFIX, name=NAME)
     for name in ("ledger/log/000000000001", GENERATION, "runs/a/retrain/1/result.json"):
         for action in ("s3:DeleteObject", "s3:DeleteObjectVersion"):
             assert not decided(policy, Asked(role, action, key(name)))
@@ -243,7 +275,7 @@ def test_nobody_overwrites_or_deletes_the_record(role: str) -> None:
 
 
 def test_the_launcher_creates_once_and_replaces_only_the_view() -> None:
-    policy = merged(BUCKET, PREFIX)
+    policy = merged(BUCKET, PREFIX, name=NAME)
     once = {"ObjectCreationOperation": "true", "if-none-match": "*"}
     plain, part = {"ObjectCreationOperation": "true"}, {"ObjectCreationOperation": "false"}
 
@@ -258,7 +290,7 @@ def test_the_launcher_creates_once_and_replaces_only_the_view() -> None:
 
 
 def test_a_prefix_that_is_anothers_is_not_listed() -> None:
-    policy = merged(BUCKET, PREFIX)
+    policy = merged(BUCKET, PREFIX, name=NAME)
     for role in ROLES:
         for prefix, good in ((f"{PREFIX}/runs/", True), ("other/", False), ("", False)):
             asked = Asked(role, "s3:ListBucket", ARN + BUCKET, {"prefix": prefix})
