@@ -14,7 +14,6 @@ import pytest
 from tests.e2e.project import CONFIG, SCORECARD, TEACHER, make_project
 from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
-from tests.rig.tools import skip
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bucket-layout.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
@@ -26,7 +25,8 @@ def place(
 ) -> tuple[Path, dict[str, str], Path]:
     """A folder to type in, its environment, and the folder in which the server keeps the prefix."""
     if shutil.which("aws") is None:
-        skip("there is no aws command")
+        # A person's tool, not one of the rig's: where it is not had, the page's commands cannot be typed.
+        pytest.skip("there is no aws command to type the page's commands with")
     top = tmp_path_factory.mktemp("layout")
     bucket = s3_server.bucket()
     url = f"s3://{bucket}/team"
