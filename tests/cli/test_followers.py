@@ -20,7 +20,8 @@ from launcher.storage.blobs import digest_bytes
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import AccessRefusedError, ObjectInfo
 from launcher.workspace import open_workspace
-from tests.cli.session import Done, make_session
+from tests.cli.session import Done, Session, make_session
+from tests.cli.test_look import documented
 from tests.cli.test_pull_watch import followed, in_bucket, launcher, until, watching
 from tests.launcher.pointer_world import add_run, student_of
 from tests.rig.fault_proxy import answer, proxied
@@ -72,8 +73,11 @@ def project(followed: Followed, tmp_path: Path) -> Callable[..., Done]:
         ws.promoter.promote(state, NAME, automatic=False)
     ws.ledger.close()
 
+    session = Session(root, more)
+
     def typed(*arguments: str) -> Done:
-        done = launcher(root, *arguments, **more)
+        looks = arguments[:1] in ((), ("status",), ("list",), ("pointers",))
+        done = (session.look if looks else session.launcher)(*arguments)
         assert done.code == 0, done
         return done
 
@@ -127,6 +131,19 @@ def test_and_so_they_do_for_programs(followed: Followed, tmp_path: Path) -> None
         assert json.loads(typed(command, "--json").out)["live"][0]["followers"] == listed
     then = json.loads(typed("pointers", NAME, "--json", "--at", ago(0)).out)
     assert then["followers"] is None
+
+
+def test_programs_get_the_documented_keys_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    followed = Followed(str(tmp_path / "store"), tmp_path)
+    typed = project(followed, tmp_path)
+    says(followed, "gpu-7", 2)
+    [row] = json.loads(typed("pointers", "--json").out)
+    assert set(row) == documented("`launcher pointers`")
+    assert set(row["followers"]) == documented("Followers")
+    assert set(row["followers"]["hosts"][0]) == documented("A follower in `hosts`")
+    back = json.loads(typed("rollback", NAME, "--yes", "--json").out)
+    assert set(back) == documented("`launcher rollback`")
 
 
 def test_many_followers_are_counted_and_few_are_named(followed: Followed, tmp_path: Path) -> None:
@@ -331,7 +348,7 @@ def test_audit_doctor_and_gc_take_words_for_what_they_are(
     assert done.code == 0, done
 
     def checked() -> list[dict[str, object]]:
-        return [json.loads(session.launcher(c, "--json").out) for c in ("audit", "doctor")]
+        return [json.loads(session.look(c, "--json").out) for c in ("audit", "doctor")]
 
     def verdicts(found: list[dict[str, object]]) -> list[tuple[object, object]]:
         audited, looked = (
