@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Final, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from launcher import clock
 from launcher.errors import IntegrityError, UsageError
 from launcher.storage.pointer import Pointers
-from launcher.storage.port import ObjectInfo, ObjectNotFoundError, ObjectStore
+from launcher.storage.port import ObjectInfo, ObjectNotFoundError, ObjectStore, key_part
 from ledger.canonical import canonical_json
 from ledger.errors import InvalidNameError
 from ledger.ids import check_digest, check_pointer_name
@@ -33,7 +33,6 @@ __all__ = [
     "Served",
     "Standing",
     "consumer_key",
-    "consumers",
     "pending",
     "roll",
     "rolls",
@@ -51,7 +50,6 @@ _MOST: Final = 200
 _THREADS: Final = 8
 #: By so much the store's clock and this machine's may differ without harm.
 _SKEW_SECONDS: Final = 3600.0
-_MAX_PART_BYTES: Final = 250
 
 #: ``on``: it acknowledged this generation, or a later one. ``behind``: an earlier one. ``failed``: it could not take
 #: over what it was handed last. ``silent``: it said nothing for a while, whatever it said last.
@@ -106,11 +104,10 @@ class Consumer:
 def consumer_key(store: ObjectStore, name: str, host: str) -> str:
     """Where ``host`` says what it serves of the pointer ``name``. Raises UsageError for a name that is none."""
     try:
-        part = quote(check_pointer_name(host), safe="").replace("~", "%7E")
+        check_pointer_name(host)
     except InvalidNameError as exc:
         raise UsageError(str(exc), "--name names this follower") from exc
-    if len(part) > _MAX_PART_BYTES:
-        raise UsageError(f"follower's name {host} is too long: {len(part)} bytes, encoded")
+    part = key_part(host, "follower's name")
     return f"{_prefix(store, name)}{part}.json"
 
 
@@ -143,13 +140,6 @@ def standing(word: Consumer, live: int, now: datetime) -> Standing:
     if word.state != "applied":
         return "failed"
     return "on" if word.generation >= live else "behind"
-
-
-def consumers(store: ObjectStore, name: str) -> list[Consumer]:
-    """The followers of ``name``, by host, however many there are and however old their words. What cannot be read
-    is left out."""
-    found = _read(store, list(store.list(_prefix(store, name))))
-    return sorted((w for w in found.values() if isinstance(w, Consumer)), key=lambda w: w.host)
 
 
 def roll(store: ObjectStore, name: str) -> Roll:

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 
 from launcher.cli.following import wait_for
-from launcher.consumers import Consumer, consumer_key, consumers
+from launcher.consumers import Consumer, consumer_key, roll
 from launcher.errors import UnavailableError
 from launcher.settings import Settings
 from launcher.storage.blobs import digest_bytes
@@ -235,7 +235,7 @@ def test_rollback_waits_until_a_follower_has_it(followed: Followed, tmp_path: Pa
 
 
 def is_on(followed: Followed, generation: int) -> bool:
-    words = consumers(followed.store, NAME)
+    words = roll(followed.store, NAME).words
     return [(w.state, w.generation) for w in words] == [("applied", generation)]
 
 

@@ -16,7 +16,6 @@ from launcher.consumers import (
     Roll,
     Standing,
     consumer_key,
-    consumers,
     pending,
     roll,
     rolls,
@@ -172,7 +171,6 @@ def test_the_followers_of_one_pointer_by_host(store: CountedStore) -> None:
     say(store, word("other"), name="student-2")
     say(store, word("another"), name="checkpoints/stable/student_latest.pt")
     hosts = ["a~b", "gpu 7", "gpu-9", "gpu/8"]
-    assert [w.host for w in consumers(store, "student")] == hosts
     assert [w.host for w in roll(store, "student").words] == hosts
     found = rolls(store)
     assert sorted(found) == ["checkpoints/stable/student_latest.pt", "student", "student-2"]
