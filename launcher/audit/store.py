@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ from launcher.project import is_file_target
 from launcher.storage.blobs import digest_file
 from launcher.storage.manifest import Entry, Manifest
 from launcher.storage.pointer import PointerHistory, Pointers
-from launcher.storage.port import BlobMissingError, ObjectStore
+from launcher.storage.port import BlobMissingError, ObjectStore, blob_key
 from ledger.audit import LedgerAudit, Named
 from ledger.events import Generation
 from ledger.pointers import PointerState
@@ -103,23 +104,50 @@ def _same_size(check: Check, known: Named | None, named: Named) -> None:
         check.bad(named.digest, f"{named.what}: its size is said to be {sorted(sizes)}")
 
 
+def _listed(store: ObjectStore, blobs: Sequence[Named]) -> dict[str, int]:
+    """The sizes of those blobs that a listing shows, in their place or in the trash: a page says what a thousand
+    questions would. Empty where the store does not list them; then each is asked for.
+
+    Places come first, for a blob moves to the trash: one that moves meanwhile is seen once at least.
+    """
+    wanted = {named.digest for named in blobs}
+    sizes: dict[str, int] = {}
+    with suppress(LauncherError):
+        for prefix in ("blobs/", "trash/"):
+            for info in store.list(prefix):
+                digest = "sha256:" + info.key.rpartition("/")[2]
+                if digest in wanted and info.key.endswith(blob_key(digest)):
+                    sizes.setdefault(digest, info.size_bytes)
+    return sizes
+
+
 def _verify(
     store: ObjectStore, blobs: Sequence[Named], check: Check, taken: Taken, *, quick: bool
 ) -> tuple[int, int]:
     """Look at each blob, several at once. Returns how many bytes were found, and how many blobs were collected."""
+    listed = _listed(store, blobs)
+
+    def size_of(digest: str) -> int | None:
+        """Asked for by itself where it is not listed, and should be."""
+        if digest in listed:
+            return listed[digest]
+        if listed and taken.by_right(digest):
+            return None
+        found = store.stat_blob(digest)
+        return None if found is None else found.size_bytes
 
     def look(named: Named) -> tuple[int | None, str | None]:
         try:
-            found = store.stat_blob(named.digest)
-            if found is None:
+            size = size_of(named.digest)
+            if size is None:
                 return (None, None) if taken.by_right(named.digest) else (0, "it is missing")
-            if named.size_bytes not in (None, found.size_bytes):
-                return found.size_bytes, f"it has {found.size_bytes} bytes of {named.size_bytes}"
+            if named.size_bytes not in (None, size):
+                return size, f"it has {size} bytes of {named.size_bytes}"
             if not quick:
                 store.verify_blob(named.digest)
         except LauncherError as exc:
             return 0, getattr(exc, "detail", exc.message)
-        return found.size_bytes, None
+        return size, None
 
     total = collected = 0
     with ThreadPoolExecutor(_THREADS) as pool:
