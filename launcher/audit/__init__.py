@@ -23,6 +23,7 @@ from launcher.audit.report import Check, Report, Scene, counted, reported, settl
 from launcher.audit.results import result_problem
 from launcher.audit.store import check_blobs, check_pointers, check_targets
 from launcher.documents import Difference, Documents
+from launcher.errors import LauncherError
 from launcher.journal import Journal
 from ledger.audit import LedgerAudit, Problem
 from ledger.errors import LedgerDamagedError, LedgerUnavailableError
@@ -74,6 +75,8 @@ def _ledger(scene: Scene, elsewhere: Sequence[TreeHead]) -> tuple[_Seen, list[Ch
             _read(scene.ledger, found, elsewhere)
         except (LedgerDamagedError, LedgerUnavailableError) as exc:
             unreadable = f"unreadable from position {found.size} on: {exc.detail}"
+        except LauncherError as exc:
+            unreadable = f"unreadable from position {found.size} on: {exc.message}"
     names = {
         "bytes": f"{counted(found.size, 'event')}, canonical and whole",
         "order": f"{counted(len(found.streams), 'stream')}, no gap, nothing said twice",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from launcher import clock
 from launcher.agent.protocol import boot_id
-from launcher.errors import UnavailableError
+from launcher.errors import IntegrityError, UnavailableError
 from launcher.storage.bucket_url import is_bucket
 from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
+from ledger.errors import LedgerDamagedError
 from ledger.stores.log_port import KeyTakenError, NoAnswerError
 from ledger.stores.objects import ObjectsEventStore
 
@@ -19,7 +20,7 @@ __all__ = ["LedgerObjects", "open_ledger"]
 
 
 class LedgerObjects:
-    """``ledger.stores.log_port.LogObjects`` over any store. Other errors than "no answer" pass as they are."""
+    """``ledger.stores.log_port.LogObjects`` over any store. What is neither "no answer" nor damage passes as it is."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -44,6 +45,10 @@ class LedgerObjects:
                 return self._store.read(key)
             except ObjectNotFoundError:
                 return None
+            except IntegrityError as exc:
+                # The store asked for it again often enough.
+                what = f"{key} does not come whole, or is not what its checksum says"
+                raise LedgerDamagedError(self.where, what) from exc
 
     def list(self, prefix: str, after: str) -> Iterator[str]:
         """See the port."""

@@ -48,7 +48,7 @@ class LogObjects(Protocol):
         ...
 
     def read(self, key: str) -> bytes | None:
-        """The whole object, None where there is none."""
+        """The whole object, None where there is none. Raises LedgerDamagedError where it is there and not whole."""
         ...
 
     def list(self, prefix: str, after: str) -> Iterator[str]:

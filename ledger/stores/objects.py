@@ -197,7 +197,10 @@ class ObjectsEventStore:
         tip = self._ask(SegmentCache.tip)
         if tip.sequence:
             mine = self._ask(lambda cache: cache.segment(tip.sequence))
-            there = self._log.read(tip.sequence)
+            try:
+                there = self._log.read(tip.sequence)
+            except LedgerDamagedError as exc:
+                raise LedgerDamagedError(self.where, exc.detail, mine.first) from exc
             if there != mine.data:
                 self._explain(there, mine)
         for batch in self._log.after(self._ask(SegmentCache.tip)):

@@ -8,66 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from launcher.settings import Settings
-from launcher.workspace import open_workspace
 from ledger.stores.sqlite import SqliteEventStore
-from tests.cli.session import Done, Session
-from tests.launcher.pointer_world import add_run, student_of
-from tests.rig.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
+from tests.cli.session import Session
+from tests.cli.team import Team, make_team
+from tests.launcher.pointer_world import student_of
+from tests.rig.s3 import S3Server, s3_server
 
 __all__ = ["s3_server"]
 
 pytestmark = pytest.mark.folder  # has buckets of its own
 TARGET = "checkpoints/stable/student_latest.pt"
-
-
-class Team:
-    """A project whose store is a bucket: runs a, b and c, of which two are live under two names in turn."""
-
-    def __init__(self, server: S3Server, root: Path, ledger: str) -> None:
-        self.server, self.bucket = server, server.bucket()
-        self.url = f"s3://{self.bucket}/team"
-        root.mkdir(parents=True)
-        env = {
-            **server.environment(),
-            "LAUNCHER_STORE": self.url,
-            "LAUNCHER_LEDGER": ledger,
-            "LAUNCHER_ACTOR": "ana",
-            "XDG_CACHE_HOME": str(root.parent / "cache"),
-        }
-        self.session = Session(root, env)
-
-    def runs(self, *run_ids: str) -> None:
-        settings = Settings.from_environment(self.session.env(), self.session.root, {})
-        ws = open_workspace(settings, self.session.root, writing=True)
-        for run_id in run_ids:
-            add_run(ws.journal, ws.store, run_id, student_of(run_id), self.session.root)
-        ws.ledger.close()
-
-    def look(self, *arguments: str, **more: str) -> Done:
-        done = self.session.look(*arguments, **more)
-        for secret in (ACCESS_KEY, SECRET_KEY):
-            assert secret not in done.out + done.err
-        return done
-
-    def ok(self, *arguments: str, **more: str) -> str:
-        done = self.look(*arguments, **more)
-        assert done.code == 0, done
-        return done.out
-
-    @property
-    def objects(self) -> Path:
-        return self.server.root / self.bucket / "team"
-
-    def keys(self) -> set[str]:
-        return {str(p.relative_to(self.objects)) for p in self.objects.rglob("*") if p.is_file()}
-
-    def elsewhere(self, folder: Path) -> Session:
-        """A machine with nothing but the bucket: no project, no home, no settings of ours."""
-        folder.mkdir()
-        return Session(
-            folder, {**self.server.environment(), "LAUNCHER_ACTOR": "eve", "HOME": "/nonexistent"}
-        )
 
 
 @pytest.fixture(params=["store", "sqlite"])
@@ -77,10 +27,7 @@ def team(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Team:
-    made = Team(s3_server, tmp_path / "my project", request.param)
-    for name, value in made.session.environment.items():
-        if name.startswith(("AWS", "XDG")):
-            monkeypatch.setenv(name, value)
+    made = make_team(s3_server, tmp_path / "my project", request.param, monkeypatch)
     made.runs("a", "b", "c")
     for run_id in ("a", "b"):
         made.ok("promote", run_id, "student")
@@ -161,10 +108,7 @@ def test_pointers_by_address_and_a_store_in_a_folder(team: Team, tmp_path: Path)
 def test_a_team_moves_from_a_file_to_the_bucket_and_back(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    team = Team(s3_server, tmp_path / "p", "sqlite")
-    for name, value in team.session.environment.items():
-        if name.startswith(("AWS", "XDG")):
-            monkeypatch.setenv(name, value)
+    team = make_team(s3_server, tmp_path / "p", "sqlite", monkeypatch)
     team.runs("a", "b")
     team.ok("promote", "a", "student")
     file = "runs/self_distill/ledger.db"
@@ -205,10 +149,7 @@ def test_a_team_moves_from_a_file_to_the_bucket_and_back(
 def test_a_copy_that_was_stopped_has_no_name_that_looks_whole_and_is_gone_on_with(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    team = Team(s3_server, tmp_path / "p", "store")
-    for name, value in team.session.environment.items():
-        if name.startswith(("AWS", "XDG")):
-            monkeypatch.setenv(name, value)
+    team = make_team(s3_server, tmp_path / "p", "store", monkeypatch)
     team.runs("a", "b")
     segments = sorted(team.objects.glob("ledger/log/*"))
     kept = segments[1].read_bytes()
@@ -236,10 +177,7 @@ def test_a_copy_that_was_stopped_has_no_name_that_looks_whole_and_is_gone_on_wit
 def test_half_a_copy_in_a_bucket_is_not_written_to(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    team = Team(s3_server, tmp_path / "p", "sqlite")
-    for name, value in team.session.environment.items():
-        if name.startswith(("AWS", "XDG")):
-            monkeypatch.setenv(name, value)
+    team = make_team(s3_server, tmp_path / "p", "sqlite", monkeypatch)
     team.runs("a")
     team.ok("ledger", "copy", "runs/self_distill", team.url)
     team.runs("b")
