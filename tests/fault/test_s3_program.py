@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.rig.fault_proxy import (
     proxied,
     without_conditions,
 )
+from tests.rig.racers import race
 from tests.rig.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 __all__ = ["s3_server"]
@@ -183,24 +183,15 @@ def test_twenty_promote_at_one_generation_and_one_wins(place: Place) -> None:
         for run_id in runs:
             add_run(ws.journal, ws.store, run_id, student_of(run_id), session.root)
         ws.ledger.close()
-    children = [
-        session.start("promote", run, "student", "--expect-generation", "0") for run in runs
-    ]
-    outs: list[tuple[int, str, str]] = []
-    for child in children:
-        try:
-            out, err = child.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            raise
-        outs.append((child.returncode, out.decode(), err.decode()))
-    winners = [run for run, (code, _, _) in zip(runs, outs, strict=True) if code == 0]
-    assert len(winners) == 1, outs
-    for code, _, err in outs:
-        if code:
-            assert code == 3
-            assert err.count("\n") == 1
-            assert f"g1 is run {winners[0]}" in err
+    ended = race(
+        session, *(("promote", run, "student", "--expect-generation", "0") for run in runs)
+    )
+    winners = [run for run, done in zip(runs, ended, strict=True) if done.code == 0]
+    assert len(winners) == 1, ended
+    for done in ended:
+        if done.code:
+            assert (done.code, done.err.count("\n")) == (3, 1), done
+            assert f"g1 is run {winners[0]}" in done.err
     said = json.loads(session.look("pointers", "student", "--json").out)
     assert [g["run_id"] for g in said["generations"]] == winners
     check = session.look("pointers", "check", "--deep", "--json")
