@@ -142,11 +142,11 @@ def credentials(role: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving_users(folder: Path) -> Iterator[S3Server]:
-    """A server with one user for each role, who may do nothing that no policy allows."""
+def serving_users(folder: Path, *, versions: Path | None = None) -> Iterator[S3Server]:
+    """A server with one user for each role, who may do nothing that no policy allows. ``versions``: see ``serving``."""
     (folder / "iam").mkdir(parents=True)
     program = go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
-    with serving(folder, "--iam-dir", str(folder / "iam")) as server:
+    with serving(folder, "--iam-dir", str(folder / "iam"), versions=versions) as server:
         admin = ["admin", "-a", ACCESS_KEY, "-s", SECRET_KEY, "--er", server.endpoint]
         for role in ROLES:
             known = credentials(role)

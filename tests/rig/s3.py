@@ -63,10 +63,13 @@ def s3_program() -> Path:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Server]:
+def serving(
+    folder: Path, *options: str, scheme: str = "http", versions: Path | None = None
+) -> Iterator[S3Server]:
     """A server over ``folder``, until the end of the block. Skips where there is none to be had.
 
-    ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https.
+    ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https. ``versions``: where buckets that keep
+    versions have their older ones.
     """
     program = s3_program()
     root, notes, log = folder / "buckets", folder / "notes", folder / "log"
@@ -75,6 +78,9 @@ def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Ser
     port = _free_port()
     # A file system that keeps no extended attributes gets a folder of notes instead.
     aside = [] if _keeps_attributes(root) else ["--sidecar", str(notes)]
+    if versions is not None:
+        versions.mkdir(parents=True, exist_ok=True)
+        aside += ["--versioning-dir", str(versions)]
     command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", *options]
     with log.open("wb") as out:
         process = subprocess.Popen(

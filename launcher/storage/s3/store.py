@@ -169,8 +169,8 @@ class S3Store(BucketObjects):
         return self._in_place(digest)
 
     def trash_dates(self) -> Sequence[str]:
-        """See the port."""
-        return self._trash.dates()
+        """See the port. Some servers go on listing a folder of which only delete markers are left."""
+        return [d for d in self._trash.dates() if next(self.list(trash_prefix(d)), None)]
 
     def trashed(self, date: str) -> Iterator[ObjectInfo]:
         """See the port."""
