@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -328,6 +329,67 @@ def test_a_store_that_ignores_the_condition_is_refused_for_writing(
     assert not (place.folder / "marks").exists()
 
 
+def every_fifth(_: Request, counted: Iterator[int]) -> bool:
+    return next(counted) % 5 == 0
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_store_that_drops_every_fifth_write_is_found_good(place: Place, after: bool) -> None:
+    counted = itertools.count(1)
+    place.proxy.rule(
+        drop(after=after), method="PUT", times=1000, when=lambda r: every_fifth(r, counted)
+    )
+    store = S3Store(place.url, limits=QUICK, marks=place.folder / "marks")
+    store.create(KEY, b"x")
+    assert next(counted) > 22 + 4, "nothing was dropped"
+    assert store.read(KEY) == b"x"
+    assert [info.key for info in store.list("")] == [KEY]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_store_that_lies_and_drops_every_fifth_write_is_refused(
+    place: Place, after: bool
+) -> None:
+    counted = itertools.count(1)
+    place.proxy.rule(
+        drop(after=after), method="PUT", times=1000, when=lambda r: every_fifth(r, counted)
+    )
+    place.proxy.rule(fault_proxy.without_conditions, method="PUT", times=1000)
+    store = S3Store(place.url, limits=QUICK, marks=place.folder / "marks")
+    with pytest.raises(CreateOnlyIgnoredError):
+        store.create(KEY, b"x")
+    assert list(store.list("")) == []
+
+
+def test_every_writer_of_the_probe_may_lose_its_first_answer(place: Place) -> None:
+    """Then none is told that it won: the one in doubt whose bytes are there did."""
+    seen: set[bytes] = set()
+
+    def first(request: Request) -> bool:
+        new = request.body not in seen
+        seen.add(request.body)
+        return new
+
+    place.proxy.rule(drop(after=True), method="PUT", key="/raced", times=1000, when=first)
+    report = S3Store(place.url, limits=QUICK).probe()
+    assert len(seen) == 20
+    assert (report.winners, report.missing) == (1, "")
+
+
+def test_a_replacement_that_is_refused_for_a_condition_it_does_not_have_is_unavailable(
+    place: Place, store: S3Store
+) -> None:
+    place.proxy.rule(answer(412, "PreconditionFailed"), method="PUT", times=1000)
+    with pytest.raises(UnavailableError, match="without a condition") as caught:
+        store.replace("pointers/student.json", b"x")
+    assert caught.value.exit_code == 5
+    assert "412" in in_one_line(caught.value)
+    place.proxy.rules.clear()
+    place.proxy.rule(answer(412, "PreconditionFailed"), method="PUT")
+    store.replace("pointers/student.json", b"x")
+    assert store.read("pointers/student.json") == b"x"
+
+
 def test_a_good_store_is_tried_once_and_remembered_by_endpoint(place: Place) -> None:
     marks = place.folder / "marks"
     S3Store(place.url, marks=marks).create("a", b"x")
@@ -364,7 +426,7 @@ def test_a_clock_that_is_off_is_measured(place: Place, store: S3Store) -> None:
         date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 86400))
         handler.send(fault_proxy.Response(response.status, [*kept, ("Date", date)], response.body))
 
-    place.proxy.rule(tomorrow, method="PUT", key="probe/", times=1000)
+    place.proxy.rule(tomorrow, times=1000)
     assert store.probe().skew_seconds == pytest.approx(86400, abs=5)
 
 

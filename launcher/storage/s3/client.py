@@ -18,16 +18,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from launcher.errors import UnavailableError
-from launcher.storage.s3.faults import BrokenBodyError, Place, in_our_words
+from launcher.retry import retried
+from launcher.storage.s3.faults import BrokenBodyError, Place, TakenError, in_our_words
 
-__all__ = ["Answer", "Client", "Limits", "warm"]
+__all__ = ["Answer", "Client", "Limits", "insisted", "warm"]
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 5
+_DEADLINE_SECONDS: Final = 90.0
 
 #: Names that S3 itself answers to; any other endpoint is somebody's server.
 _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+
+
+def insisted(attempt: Callable[[], T]) -> T:
+    """``retried`` as a small object is worth it: five attempts, each with the client's own time limit."""
+    return retried(attempt, attempts=_ATTEMPTS, deadline_seconds=_DEADLINE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +106,16 @@ class Client:
     def _called(self, client: Any, operation: str, key: str, more: dict[str, Any]) -> Any:
         if key:
             more["Key"] = key
-        with self._translated(key):
-            return getattr(client, operation)(Bucket=self.bucket, **more)
+        try:
+            with self._translated(key):
+                return getattr(client, operation)(Bucket=self.bucket, **more)
+        except TakenError as exc:
+            if "IfNoneMatch" in more:
+                raise
+            raise UnavailableError(
+                f"{exc.message}, to a request without a condition",
+                "a proxy or server there adds one, or refuses to overwrite: look at AWS_ENDPOINT_URL",
+            ) from exc
 
     def get(
         self, key: str, limit_bytes: int | None = None, start: int = 0, stop: int | None = None

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from launcher.errors import IntegrityError, LauncherError, UnavailableError, UsageError
-from launcher.retry import retried
 from launcher.storage.bucket_url import normal_url, parse_url
 from launcher.storage.port import (
     ObjectExistsError,
@@ -29,7 +28,7 @@ from launcher.storage.port import (
     ObjectNotFoundError,
     check_key,
 )
-from launcher.storage.s3.client import Client, Limits
+from launcher.storage.s3.client import Client, Limits, insisted
 from launcher.storage.s3.faults import AbsentError, BrokenBodyError, TakenError
 from launcher.storage.s3.probe import Probe, ProbeReport
 
@@ -38,8 +37,6 @@ __all__ = ["BucketObjects"]
 T = TypeVar("T")
 
 _MAX_KEY_BYTES: Final = 1024
-_ATTEMPTS: Final = 5
-_DEADLINE_SECONDS: Final = 90.0
 
 
 class BucketObjects:
@@ -166,7 +163,7 @@ class BucketObjects:
         return f"{self._url}/{key}"
 
     def _retried(self, attempt: Callable[[], T]) -> T:
-        return retried(attempt, attempts=_ATTEMPTS, deadline_seconds=_DEADLINE_SECONDS)
+        return insisted(attempt)
 
     def _put(self, full: str, data: bytes, *, create_only: bool, **extra: str) -> None:
         more = {"IfNoneMatch": "*"} if create_only else {}

@@ -17,25 +17,25 @@ import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from launcher import clock
-from launcher.errors import LauncherError, UsageError
-from launcher.retry import retried
+from launcher.errors import LauncherError, UnavailableError, UsageError
 from launcher.storage.caches import user_cache
-from launcher.storage.s3.client import Client
-from launcher.storage.s3.faults import AbsentError, ContestedError, TakenError, WrongBytesError
+from launcher.storage.s3.client import Client, insisted
+from launcher.storage.s3.faults import ContestedError, TakenError, WrongBytesError
 
 __all__ = ["WRITERS", "CreateOnlyIgnoredError", "Probe", "ProbeReport"]
 
 #: As many as ever promote at once, in the worst night.
 WRITERS: Final = 20
 _GOOD_FOR_SECONDS: Final = 7 * 24 * 3600
-_DEADLINE_SECONDS: Final = 60.0
 
 
 class CreateOnlyIgnoredError(UsageError):
@@ -76,6 +76,15 @@ class ProbeReport:
         return ""
 
 
+class _Outcome(Enum):
+    """What a writer knows of its create. UNSURE: the key is taken, perhaps by an attempt of its own that was not
+    answered."""
+
+    WON = auto()
+    LOST = auto()
+    UNSURE = auto()
+
+
 class Probe:
     """Knows whether one store is good, and finds out. Threads may share it."""
 
@@ -95,8 +104,7 @@ class Probe:
             if self._good or self._remembered():
                 self._good = True
                 return
-            # One writer without an answer leaves a try without a result, not without a store.
-            report = retried(self.look, attempts=3, deadline_seconds=_DEADLINE_SECONDS)
+            report = self.look()
             if report.missing:
                 raise CreateOnlyIgnoredError(self._client.where, report.server, report.missing)
             self._remember(report)
@@ -106,20 +114,21 @@ class Probe:
         """Try everything. Raises UnavailableError, AccessRefusedError and the like."""
         name = f"{self._prefix}{clock.new_id()}"
         single, raced = f"{name}/single", f"{name}/raced"
-        made = retried(lambda: self._create(single, b"first"))
         try:
-            create_only = self._create(single, b"second") is None
+            self._create(single, b"first")
+            create_only = self._create(single, b"second") is not _Outcome.WON
             with ThreadPoolExecutor(WRITERS) as pool:
                 bodies = [b"writer %d" % number for number in range(WRITERS)]
-                answers = list(pool.map(lambda body: self._create(raced, body), bodies))
-            winners = [body for body, answer in zip(bodies, answers, strict=True) if answer]
-            read = retried(lambda: self._client.get(raced, 1024).data)
-            listed = retried(lambda: self._client.call("list_objects_v2", Prefix=name + "/"))
+                outcomes = list(pool.map(lambda body: self._create(raced, body), bodies))
+            read = insisted(lambda: self._client.get(raced, 1024).data)
+            listed = insisted(lambda: self._client.call("list_objects_v2", Prefix=name + "/"))
+            about = listed.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            skew = _skew(about.get("date"))
             checksums = self._client.checksums and self._refuses_wrong_bytes(f"{name}/wrong")
         finally:
             for key in (single, raced, f"{name}/wrong"):
                 self._delete(key)
-        about = (made or {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        winners = _winners(dict(zip(bodies, outcomes, strict=True)), read)
         keys = [found["Key"] for found in listed.get("Contents", ())]
         return ProbeReport(
             server=_printable(about.get("server", "")) or "a server that does not name itself",
@@ -128,47 +137,62 @@ class Probe:
             list_after_write=keys == sorted((single, raced)),
             read_after_write=read in winners,
             checksums=checksums,
-            skew_seconds=_skew(about.get("date")),
+            skew_seconds=skew,
         )
 
     # --- inside ---
 
-    def _create(self, key: str, data: bytes) -> dict[str, Any] | None:
-        """The answer to a create, or None: somebody else was first."""
+    def _create(self, key: str, data: bytes) -> _Outcome:
+        """What became of a create, made again while it is not answered, as every write is."""
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
         checksum = {"ChecksumSHA256": digest} if self._client.checksums else {}
+        taken = _Outcome.LOST
+
+        def attempt() -> _Outcome:
+            nonlocal taken
+            try:
+                self._client.call(
+                    "put_object", key, Body=data, IfNoneMatch="*", **checksum, **self._extra
+                )
+            except TakenError:
+                return taken
+            except UnavailableError:
+                taken = _Outcome.UNSURE
+                raise
+            return _Outcome.WON
+
         try:
-            answer: dict[str, Any] = self._client.call(
-                "put_object", key, Body=data, IfNoneMatch="*", **checksum, **self._extra
-            )
-        except (TakenError, ContestedError):
-            return None
-        return answer
+            return insisted(attempt)
+        except ContestedError:
+            return _Outcome.LOST
 
     def _refuses_wrong_bytes(self, key: str) -> bool:
         """Whether the service checks what it gets against the checksum that came with it."""
         wrong = base64.b64encode(hashlib.sha256(b"other bytes").digest()).decode()
+
+        def attempt() -> bool:
+            try:
+                self._client.call(
+                    "put_object",
+                    key,
+                    Body=b"bytes",
+                    IfNoneMatch="*",
+                    ChecksumSHA256=wrong,
+                    **self._extra,
+                )
+            except WrongBytesError:
+                return True
+            return False
+
         try:
-            self._client.call(
-                "put_object",
-                key,
-                Body=b"bytes",
-                IfNoneMatch="*",
-                ChecksumSHA256=wrong,
-                **self._extra,
-            )
-        except WrongBytesError:
-            return True
+            return insisted(attempt)
         except LauncherError:
             return False
-        return False
 
     def _delete(self, key: str) -> None:
         """Where deleting is not allowed, a few bytes stay under ``probe/``."""
-        try:
-            self._client.call("delete_object", key)
-        except (LauncherError, AbsentError):
-            return
+        with suppress(LauncherError):
+            insisted(lambda: self._client.call("delete_object", key))
 
     def _mark(self) -> Path:
         folder = self._marks or user_cache("stores")
@@ -201,6 +225,12 @@ class Probe:
             os.replace(beside, path)
         except OSError:
             return  # no home to write to: every process finds out for itself
+
+
+def _winners(outcomes: Mapping[bytes, _Outcome], read: bytes) -> set[bytes]:
+    """The bodies of those who were told that they won; of none, the one in doubt that is there."""
+    told = {body for body, outcome in outcomes.items() if outcome is _Outcome.WON}
+    return told or {body for body in outcomes if body == read and outcomes[body] is _Outcome.UNSURE}
 
 
 def _seconds(begin: datetime, end: datetime) -> float:
