@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from launcher.project import is_file_target
 from launcher.settling import verify_blob
 from launcher.storage.blobs import digest_file
 from launcher.storage.pointer import PointerHistory, Pointers
-from launcher.storage.port import ObjectNotFoundError
 from ledger.events import Generation
 from ledger.pointers import PointerState
 
@@ -132,16 +130,10 @@ def _behind(
 ) -> Iterator[Difference]:
     live, name = history.live, history.name
     assert live is not None
-    view = pointers.view_key(name)
-    try:
-        shown = json.loads(pointers.store.read(view))
-    except ObjectNotFoundError:
-        shown = None
-    except (LauncherError, ValueError):
-        shown = {}
-    if shown != live.model_dump(mode="json"):
-        what = f"{view} {'is not there' if shown is None else 'does not show what is live'}"
-        yield Difference(name, "behind", "view", what)
+    shown = pointers.view(name, live)
+    if shown != "right":
+        what = "is not there" if shown == "absent" else "does not show what is live"
+        yield Difference(name, "behind", "view", f"{pointers.view_key(name)} {what}")
     if project is None or not is_file_target(name) or live.project != project.name:
         return
     path = project.root / name

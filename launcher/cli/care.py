@@ -25,6 +25,7 @@ from launcher.cli.common import (
 from launcher.documents import Difference, write_atomically
 from launcher.errors import IntegrityError, UsageError
 from launcher.refs import find_run
+from launcher.storage.pointer import Pointers
 from launcher.usage import Usage, survey
 from launcher.workspace import Workspace, translated
 from ledger.projections.storage_alert import human_bytes
@@ -118,7 +119,10 @@ def _print_quota(usage: Usage) -> None:
         click.echo(f"warning: the store is {over} over its quota: launcher gc", err=True)
 
 
-@click.command("replay", help="Rebuild the documents of RUN, or of all runs, from the ledger.")
+@click.command(
+    "replay",
+    help="Rebuild the documents of RUN from the ledger; without RUN those of all runs, and the pointers' views.",
+)
 @click.argument("run", required=False)
 @click.option(
     "--check", is_flag=True, help="Compare only, write nothing; exit 4 where one differs."
@@ -153,18 +157,26 @@ def replay_command(
         differences = standing_differences(ws.documents, run_ids)
     if check:
         return _say_check(ws, run_ids, differences, as_json)
+    rows = _rows(ws, differences)
     if run_ids:
         writer = workspace(home, writing=True)
         with translated():
             for run_id in run_ids:
                 writer.documents.write(run_id)
+            rows += [] if run else _mended_views(writer.promoter.pointers)
     if as_json:
-        print_json({"runs": len(run_ids), "rewritten": _rows(ws, differences)})
+        print_json({"runs": len(run_ids), "rewritten": rows})
         return 0
-    for row in _rows(ws, differences):
+    for row in rows:
         click.echo(f"rewritten  {row['path']}  ({row['what']})")
     click.echo(f"the documents of {counted(len(run_ids), 'run')} are what the ledger says")
     return 0
+
+
+def _mended_views(pointers: Pointers) -> list[dict[str, str]]:
+    """The views that people read in the store, in step with what is live; those that were not."""
+    names = [name for name in pointers.names() if pointers.mend_view(name)]
+    return [{"path": pointers.view_key(name), "what": "view"} for name in names]
 
 
 def _rows(ws: Workspace, differences: Iterable[Difference]) -> list[dict[str, str]]:

@@ -99,7 +99,7 @@ def _summary(wrong: list[Difference]) -> str:
     next_ = (
         "compare with a backup of the store, or roll back to a generation that is whole"
         if grades["damage"]
-        else "launcher replay brings files in step; the next promotion or rollback, views"
+        else "launcher replay brings views and files in step"
     )
     return f"launcher: {counted(len(wrong), 'difference')} between pointers, ledger and store ({next_})"
 

@@ -16,10 +16,16 @@ import json
 import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import unquote
 
-from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
+from launcher.errors import (
+    ConflictError,
+    IntegrityError,
+    LauncherError,
+    UnavailableError,
+    UsageError,
+)
 from launcher.retry import retried
 from launcher.storage.port import (
     ObjectExistsError,
@@ -296,6 +302,31 @@ class Pointers:
         if live is not None:
             view = canonical_json(live.model_dump(mode="json"))
             self.store.replace(self.view_key(name), view)
+
+    def view(self, name: str, live: Generation) -> Literal["right", "absent", "wrong"]:
+        """Whether the view shows ``live``. Raises UnavailableError."""
+        try:
+            shown = json.loads(self.store.read(self.view_key(name)))
+        except ObjectNotFoundError:
+            return "absent"
+        except UnavailableError:
+            raise
+        except (LauncherError, ValueError):
+            return "wrong"
+        return "right" if shown == live.model_dump(mode="json") else "wrong"
+
+    def mend_view(self, name: str) -> bool:
+        """Let the view show what is live, and whether it did not. What goes live meanwhile is seen.
+
+        Raises IntegrityError (a gap: nothing is written), UnavailableError.
+        """
+        written = None
+        while True:
+            live = self.history(name).live
+            if live is None or live == written or self.view(name, live) == "right":
+                return written is not None
+            self.write_view(name)
+            written = live
 
     def view_key(self, name: str) -> str:
         """Under what the view of ``name`` lies."""

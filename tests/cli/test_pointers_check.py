@@ -128,6 +128,22 @@ def test_a_file_that_is_behind(session: Session) -> None:
     assert differences(session, code=0) == []
 
 
+@pytest.mark.parametrize("name", ["no view", "an old view"])
+def test_replay_mends_a_view_and_check_says_that_it_does(session: Session, name: str) -> None:
+    right = (objects(session) / VIEW).read_bytes()
+    CHANGES[name][0](session)
+    done = session.look("pointers", "check")
+    assert (done.code, done.lines[1]) == (4, "BAD  student")
+    assert "launcher replay brings views and files in step" in done.err
+    assert session.look("replay", "a").code == 0
+    assert differences(session, code=4) == [("behind", "view", None)], "it was asked for one run"
+    rewritten = session.json("replay")["rewritten"]
+    assert rewritten == [{"path": VIEW, "what": "view"}]
+    assert (objects(session) / VIEW).read_bytes() == right
+    assert differences(session, code=0) == []
+    assert session.json("replay")["rewritten"] == []
+
+
 def test_a_flipped_bit_shows_to_whoever_hashes(session: Session) -> None:
     rewrite(live_blob(session), lambda d: d[:-1] + b"X")
     assert differences(session, "student", code=0) == []
