@@ -119,10 +119,13 @@ def age(time: str | None) -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask; without a terminal ``--yes`` is needed. Raises UsageError, click.Abort."""
+    """Ask, on standard error: what a program reads is on the other one. Without a terminal ``--yes`` is needed.
+
+    Raises UsageError, click.Abort.
+    """
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("this asks a question and there is no terminal", "add --yes")
-    if not click.confirm(question, default=True):
+    if not click.confirm(question, default=True, err=True):
         raise click.Abort

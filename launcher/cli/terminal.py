@@ -100,8 +100,8 @@ def silence(*, err: bool = False) -> None:
 
 @contextmanager
 def transfer_bar(what: str) -> Iterator[Callable[[int, int], object] | None]:
-    """Bytes done, of how many, and the rate, on a terminal; None where nothing is drawn. Gone at its end."""
-    if not is_terminal():
+    """Bytes done, of how many, and the rate, where standard error is a terminal; else None. Gone at its end."""
+    if not is_terminal(sys.stderr):
         yield None
         return
     from rich import progress
