@@ -77,10 +77,26 @@ def copying_into(place: str, root: Path) -> Iterator[Target]:
         sqlite.close()
     if aside != file:
         _name(aside, file)
+    else:
+        _forget(file.with_name(file.name + _ASIDE), file)
+
+
+def _forget(aside: Path, file: Path) -> None:
+    """Who was killed right after ``_name`` gave the file its name left it the other one as well."""
+    try:
+        if aside.exists() and aside.samefile(file):
+            for left in (aside, *_sides(aside)):
+                left.unlink(missing_ok=True)
+    except OSError as exc:
+        raise UnavailableError(f"{aside}: {exc.strerror}") from exc
+
+
+def _sides(file: Path) -> list[Path]:
+    return [Path(f"{file}{side}") for side in _SQLITE_SIDES]
 
 
 def _name(aside: Path, file: Path) -> None:
-    sides = [Path(f"{aside}{side}") for side in _SQLITE_SIDES]
+    sides = _sides(aside)
     if any(side.exists() and side.stat().st_size for side in sides):
         raise UnavailableError(f"{aside} is still open elsewhere", "run it again")
     try:
