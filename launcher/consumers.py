@@ -27,11 +27,13 @@ from ledger.ids import check_digest, check_pointer_name
 
 __all__ = [
     "FORGOTTEN_SECONDS",
+    "REFRESH_SECONDS",
     "STALE_SECONDS",
     "Consumer",
     "Roll",
     "Served",
     "Standing",
+    "State",
     "consumer_key",
     "pending",
     "roll",
@@ -42,6 +44,8 @@ __all__ = [
 
 #: A follower says its word again well within this time.
 STALE_SECONDS: Final = 15 * 60.0
+#: And this often where nothing is new.
+REFRESH_SECONDS: Final = 240.0
 #: One that said nothing for so long is gone: it is not shown, and keeps nothing.
 FORGOTTEN_SECONDS: Final = 90 * 86400.0
 _TOP: Final = "consumers/"
@@ -51,14 +55,16 @@ _THREADS: Final = 8
 #: By so much the store's clock and this machine's may differ without harm.
 _SKEW_SECONDS: Final = 3600.0
 
-#: ``on``: it acknowledged this generation, or a later one. ``behind``: an earlier one. ``failed``: it could not take
-#: over what it was handed last. ``silent``: it said nothing for a while, whatever it said last.
-Standing = Literal["on", "behind", "failed", "silent"]
+State = Literal["applying", "applied", "failed"]
+#: ``on``: it acknowledged this generation, or a later one. ``applying``: it is taking one over, and said so lately.
+#: ``behind``: it acknowledged an earlier one. ``failed``: it could not take over what it was handed last.
+#: ``silent``: it said nothing for a while, whatever it said last. A state of a later version is ``behind``.
+Standing = Literal["on", "applying", "behind", "failed", "silent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A follower's last word. ``state`` is ``applied`` or ``failed``; ``generation`` is what it is of.
+    """A follower's last word. ``state`` is a ``State``, ``generation`` what it is of, ``since`` when that began.
 
     ``applied`` is the generation that was last taken over with success, None for none; ``exit_code`` is the
     command's that failed, None where something else did, which ``message`` says.
@@ -74,6 +80,7 @@ class Consumer:
     applied_digest: str | None
     exit_code: int | None = None
     message: str | None = None
+    since: str | None = None
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
@@ -86,6 +93,7 @@ class Consumer:
             said = json.loads(data)
             word = cls(**{f.name: said[f.name] for f in fields(cls) if f.name in said})
             clock.parse_time(word.time)
+            clock.parse_time(word.since or word.time)
             check_digest(word.digest)
             if word.applied_digest is not None:
                 check_digest(word.applied_digest)
@@ -137,9 +145,15 @@ def standing(word: Consumer, live: int, now: datetime) -> Standing:
     """
     if (now - clock.parse_time(word.time)).total_seconds() > STALE_SECONDS:
         return "silent"
-    if word.state != "applied":
-        return "failed"
-    return "on" if word.generation >= live else "behind"
+    match word.state:
+        case "applied" if word.generation >= live:
+            return "on"
+        case "applying":
+            return "applying"
+        case "failed":
+            return "failed"
+        case _:
+            return "behind"
 
 
 def roll(store: ObjectStore, name: str) -> Roll:

@@ -1,6 +1,7 @@
 """A stage's command: started, waited for, and ended with everything that it started.
 
-``bash -o pipefail -c COMMAND``, in a process group of its own, both outputs raw into one log. Where the
+``bash -o pipefail -c COMMAND``, in a process group of its own, both outputs raw into one log (or where this
+process's own go). Where the
 kernel can (Linux), its orphaned descendants become children of this process, so that "all of it is gone"
 is something the kernel says, not something that was looked for.
 """
@@ -11,8 +12,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from launcher.agent.processes import MARK, adopt_orphans, descendants, members, send
 
@@ -30,20 +33,24 @@ class NotStartedError(Exception):
 class Command:
     """One running command, whose attempt's ``lock`` (path and descriptor) it inherits.
 
+    ``adopts``: whether the orphans of this process are all the command's; then it is the only one that ever runs here.
     Raises NotStartedError.
     """
 
     def __init__(
-        self, text: str, *, cwd: str, environment: Mapping[str, str], log: Path, lock: Path, fd: int
+        self,
+        text: str,
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        log: Path | None,
+        lock: Path,
+        fd: int,
+        adopts: bool = True,
     ) -> None:
         self._lock = lock
-        self._adopts = adopt_orphans()
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            out = log.open("ab")
-        except OSError as exc:
-            raise NotStartedError(f"cannot write {log}: {exc.strerror}") from exc
-        with out:
+        self._adopts = adopts and adopt_orphans()
+        with _opened(log) as out:
             try:
                 self._bash = subprocess.Popen(
                     ["bash", "-o", "pipefail", "-c", text],
@@ -51,7 +58,7 @@ class Command:
                     env={**environment, MARK: str(lock)},
                     stdin=subprocess.DEVNULL,
                     stdout=out,
-                    stderr=subprocess.STDOUT,
+                    stderr=None if out is None else subprocess.STDOUT,
                     pass_fds=(fd,),
                     process_group=0,
                 )
@@ -59,7 +66,8 @@ class Command:
                 # As a shell says it: 127 for a program that is not there, 126 for one that cannot run.
                 code = 127 if isinstance(exc, FileNotFoundError) else 126
                 what = f"cannot start bash in {cwd}: {exc.strerror}"
-                out.write(f"{what}\n".encode())
+                if out is not None:
+                    out.write(f"{what}\n".encode())
                 raise NotStartedError(what, code) from exc
 
     def has_ended(self) -> bool:
@@ -76,6 +84,12 @@ class Command:
             else:
                 os.waitpid(found.si_pid, 0)
         return self._bash.poll() is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Bash's, 128 + n for a signal; None while it runs."""
+        code = self._bash.returncode
+        return 128 - code if code is not None and code < 0 else code
 
     def end(self, grace_seconds: float) -> int:
         """End all that is left of it; returns bash's exit code, 128 + n for a signal.
@@ -117,6 +131,20 @@ class Command:
             os.killpg(self._bash.pid, number)
         except (ProcessLookupError, PermissionError):
             return
+
+
+@contextmanager
+def _opened(log: Path | None) -> Iterator[IO[bytes] | None]:
+    if log is None:
+        yield None
+        return
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        out = log.open("ab")
+    except OSError as exc:
+        raise NotStartedError(f"cannot write {log}: {exc.strerror}") from exc
+    with out:
+        yield out
 
 
 def _is_childless() -> bool:

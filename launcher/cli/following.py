@@ -20,7 +20,7 @@ __all__ = ["Followers", "followers_json", "followers_text", "wait_for"]
 
 _NAMED: Final = 3
 _POLL_SECONDS: Final = 1.0
-_ORDER: Final[tuple[Standing, ...]] = ("on", "behind", "failed", "silent")
+_ORDER: Final[tuple[Standing, ...]] = ("on", "applying", "behind", "failed", "silent")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def _said(word: Consumer, stands: Standing) -> str:
     match stands:
         case "on":
             return f"on g{word.generation}"
+        case "applying":
+            return f"applying g{word.generation}"
         case "behind":
             return f"still on g{word.generation}"
         case "failed":
@@ -87,11 +89,17 @@ def _group(rank: int, said: str, words: Sequence[Consumer]) -> str:
     counted = f"{len(words)} {said}"
     if rank == 0:
         return counted
-    silent = _ORDER[rank] == "silent"
+    stands = _ORDER[rank]
     if len(words) == 1:
         host, ago = one_line(words[0].host), age(words[0].time)
-        return f"{counted} for {ago} ({host})" if silent else f"{counted} ({host}, {ago} ago)"
-    if silent:
+        if stands == "applying":
+            return f"{counted} ({host}, for {age(words[0].since or words[0].time)})"
+        return (
+            f"{counted} for {ago} ({host})"
+            if stands == "silent"
+            else f"{counted} ({host}, {ago} ago)"
+        )
+    if stands == "silent":
         counted += f" for {age(max(word.time for word in words))} and more"
     return f"{counted} ({_names(words)})"
 
@@ -102,7 +110,7 @@ def _names(words: Sequence[Consumer]) -> str:
 
 
 def followers_json(found: Roll, live: int) -> dict[str, Any]:
-    """``on``, ``behind``, ``failed``, ``silent``, ``unread``: how many; ``hosts``: each one's word and standing."""
+    """How many there are of each standing, and ``unread``; ``hosts``: each one's word and standing."""
     now = clock.parse_time(clock.now())
     rows = [{"standing": standing(word, live, now), **asdict(word)} for word in found.words]
     counts: dict[str, int] = {s: sum(row["standing"] == s for row in rows) for s in _ORDER}
@@ -113,14 +121,13 @@ def wait_for(store: ObjectStore, name: str, generation: int, seconds: float) -> 
     """Look again and again until every follower that was heard of lately acknowledged ``generation``.
 
     Returns what is in the way of that after ``seconds``; empty where nothing is. A silent one is not waited for; one
-    whose command failed is, for it tries again.
+    that is taking it over is, and one whose command failed, for it tries again.
     """
     over, done = clock.deadline(seconds), set[str]()
     while True:
         try:
             late = pending(store, name, generation, done)
-            has = "has" if len(late) == 1 else "have"
-            trouble = f"{_names(late)} {has} not followed" if late else ""
+            trouble = _in_the_way(late, generation)
         except AccessRefusedError as exc:
             return exc.message
         except LauncherError as exc:
@@ -128,3 +135,12 @@ def wait_for(store: ObjectStore, name: str, generation: int, seconds: float) -> 
         if not trouble or over():
             return trouble
         clock.sleep(min(_POLL_SECONDS, seconds))
+
+
+def _in_the_way(late: Sequence[Consumer], generation: int) -> str:
+    at_work = [w for w in late if w.state == "applying" and w.generation >= generation]
+    others = [word for word in late if word not in at_work]
+    has, are = ("has" if len(others) == 1 else "have"), ("is" if len(at_work) == 1 else "are")
+    said = [f"{_names(others)} {has} not followed"] if others else []
+    said += [f"{_names(at_work)} {are} still applying it"] if at_work else []
+    return ", ".join(said)

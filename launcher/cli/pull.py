@@ -46,6 +46,13 @@ __all__ = ["pull_command"]
 )
 @click.option("--once", is_flag=True, help="With --watch: look a single time, for cron.")
 @click.option("--name", metavar="HOST", help="With --watch: what this follower is called.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.05),
+    metavar="SECONDS",
+    help="With --on-change: how long CMD may take; then it is ended and tried again.",
+)
+@click.option("--no-ack", is_flag=True, help="With --watch: write nothing to the store.")
 @json_option
 @home_option
 def pull_command(
@@ -56,6 +63,8 @@ def pull_command(
     interval: float,
     once: bool,
     name: str | None,
+    timeout: float | None,
+    no_ack: bool,
     as_json: bool,
     home: str | None,
 ) -> int:
@@ -65,18 +74,21 @@ def pull_command(
         from launcher.cli import watch as watching
 
         store, pointer = _pointer(ref, home)
-        place = project_root() / dest
-        return watching.watch(
-            store,
-            pointer,
-            place,
-            command=on_change,
+        if timeout is not None and on_change is None:
+            raise UsageError("--timeout is of the command", "add --on-change CMD")
+        wishes = watching.Wishes(
+            command=on_change or None,
             interval=interval,
             once=once,
             consumer=name,
+            timeout=timeout,
+            acknowledges=not no_ack,
         )
-    if on_change is not None or once or name is not None:
-        raise UsageError("--on-change, --once and --name are of --watch", "add --watch")
+        return watching.watch(store, pointer, project_root() / dest, wishes)
+    if on_change is not None or once or name is not None or timeout is not None or no_ack:
+        raise UsageError(
+            "--on-change, --once, --name, --timeout and --no-ack are of --watch", "add --watch"
+        )
     store, found = _found(ref, home)
     place = project_root() / dest
     if place.is_dir() or dest.endswith("/"):

@@ -1,10 +1,14 @@
-"""pull --watch: a file that goes where its pointer goes, and a command after each change."""
+"""pull --watch: a file that goes where its pointer goes, and a command after each change.
+
+It ends on SIGINT, SIGTERM and SIGHUP, with 128 and the signal's number, and no command of it is left then. The first
+signal asks a command that runs to end and kills it after a grace; the second kills it at once.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -12,119 +16,116 @@ from typing import Final
 import click
 
 from launcher import clock
-from launcher.errors import LauncherError, UnavailableError, UsageError
+from launcher.errors import UsageError
 from launcher.serving import Checkpoint, Follower
+from launcher.serving.command import Ended, OnChange, end_left
+from launcher.serving.file import FileTroubleError
+from launcher.serving.trouble import FILE, Troubles
 from launcher.storage.port import ObjectStore
 
-__all__ = ["watch"]
+__all__ = ["Wishes", "watch"]
 
-_FIRST_WAIT_SECONDS: Final = 1.0
-_LONGEST_WAIT_SECONDS: Final = 300.0
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def watch(
-    store: ObjectStore,
-    name: str,
-    dest: Path,
-    *,
-    command: str | None,
-    interval: float,
-    once: bool,
-    consumer: str | None,
-) -> int:
-    """Follow until a signal; with ``once``, look a single time and return the exit code."""
-    watcher = _Watcher(command)
-    signal.signal(signal.SIGTERM, watcher.end)
-    with Follower(store, name, dest, consumer) as follower:
-        if once:
-            return watcher.once(follower)
-        while True:
-            clock.sleep(watcher.look(follower, interval))
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a user asked for. ``timeout``: seconds that the command may take, None for ever."""
+
+    command: str | None
+    interval: float
+    once: bool
+    consumer: str | None
+    timeout: float | None
+    acknowledges: bool
+
+
+def watch(store: ObjectStore, name: str, dest: Path, wishes: Wishes) -> int:
+    """Follow until a signal; with ``once``, look a single time. Returns the exit code."""
+    follower = Follower(
+        store,
+        name,
+        dest,
+        wishes.consumer,
+        acknowledges=wishes.acknowledges,
+        troubles=Troubles(says=_warn),
+    )
+    with follower:
+        watcher = _Watcher(follower, wishes)
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
+                signal.signal(number, watcher.hear)
+        if end_left(follower.file):
+            _warn("what a watch that was killed had left running was ended")
+        return watcher.once() if wishes.once else watcher.follow()
 
 
 class _Watcher:
-    def __init__(self, command: str | None) -> None:
-        self._command = command
-        self._running: subprocess.Popen[bytes] | None = None
-        self._said = ""
-        self._failures, self._failed_on = 0, 0
+    def __init__(self, follower: Follower, wishes: Wishes) -> None:
+        self._follower, self._wishes = follower, wishes
+        self._asked = 0
+        self._at_work = False
+        self._command = wishes.command and OnChange(
+            wishes.command,
+            follower.file,
+            timeout_seconds=wishes.timeout,
+            stopped=lambda: self._asked != 0,
+        )
 
-    def end(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM: at once, the command with us. What was being fetched is cleared away by the next one."""
-        running = self._running
-        if running is not None and running.poll() is None:
-            os.killpg(running.pid, signal.SIGTERM)
-        os._exit(128 + number)
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """At once, where no command runs: what was being fetched is cleared away by the next one."""
+        if not self._at_work:
+            os._exit(128 + number)
+        if self._asked and self._command:
+            self._command.kill()
+        self._asked = number
 
-    def once(self, follower: Follower) -> int:
+    def once(self) -> int:
         """One look; errors are the caller's."""
+        follower = self._follower
         checkpoint = follower.step()
-        if checkpoint is None:
-            if follower.live is None:
-                raise UsageError(f"pointer {follower.name!r} names nothing yet")
-            click.echo(f"{follower.name} g{follower.live.generation}  nothing new")
-            return 0
-        return self._apply(follower, checkpoint)
+        if checkpoint is not None:
+            return self._apply(checkpoint)
+        if follower.live is None:
+            raise UsageError(f"pointer {follower.name!r} names nothing yet")
+        click.echo(f"{follower.name} g{follower.live.generation}  nothing new")
+        return 0
 
-    def look(self, follower: Follower, interval: float) -> float:
-        """One look; how long to wait until the next one."""
-        try:
-            checkpoint = follower.step()
-            self._say("")
-            if checkpoint is None or self._apply(follower, checkpoint) == 0:
-                self._failures = 0
-                return clock.jittered(interval)
-        except UnavailableError as exc:
-            self._say(f"still serving what was there: {exc}")
-            return clock.jittered(interval)
-        except UsageError:
-            raise
-        except LauncherError as exc:
-            live = follower.live
-            self._say(f"{follower.dest} is untouched: {exc}")
-            if live is not None and live.digest is not None and self._failures == 0:
-                follower.failed(live.generation, live.digest, None, str(exc))
-        newest = follower.live.generation if follower.live else 0
-        self._failures = self._failures + 1 if newest == self._failed_on else 1
-        self._failed_on = newest
-        wait = _FIRST_WAIT_SECONDS * 2.0 ** min(self._failures - 1, 16)
-        return clock.jittered(min(wait, _LONGEST_WAIT_SECONDS))
+    def follow(self) -> int:
+        """Until a signal."""
+        while True:
+            checkpoint = self._follower.look()
+            if checkpoint is not None:
+                self._apply(checkpoint)
+                if self._asked:
+                    return 128 + self._asked
+            clock.sleep(self._follower.pause(self._wishes.interval))
 
-    def _apply(self, follower: Follower, checkpoint: Checkpoint) -> int:
-        code = self._run(checkpoint)
+    def _apply(self, checkpoint: Checkpoint) -> int:
+        follower = self._follower
+        ended = self._run(checkpoint)
         at = f"{checkpoint.name} g{checkpoint.generation}  {checkpoint.digest[:19]}…"
-        if code == 0:
+        if ended.code == 0:
             follower.applied(checkpoint)
             click.echo(f"{at}  applied")
-        else:
-            why = f"the command ended with {code}"
-            follower.failed(checkpoint.generation, checkpoint.digest, code, why)
-            click.echo(f"launcher: {at}  {why}", err=True)
-        return code
-
-    def _run(self, checkpoint: Checkpoint) -> int:
-        if self._command is None:
             return 0
-        told = {
-            "POINTER": checkpoint.name,
-            "GENERATION": str(checkpoint.generation),
-            "DIGEST": checkpoint.digest,
-            "RUN_ID": checkpoint.run_id or "",
-            "DEST": str(checkpoint.path),
-        }
-        with subprocess.Popen(
-            ["bash", "-c", self._command],
-            env={**os.environ, **told},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as self._running:
-            code = self._running.wait()
-        self._running = None
-        return code if code >= 0 else 128 - code
+        follower.failed(checkpoint.generation, checkpoint.digest, ended.code, ended.why)
+        _warn(f"{at}  {ended.why}")
+        return 128 + self._asked if self._asked else ended.code
 
-    def _say(self, trouble: str) -> None:
-        """Once for each trouble, and once when it is over."""
-        if trouble == self._said:
-            return
-        click.echo(f"launcher: {trouble or 'the store answers again'}", err=True)
-        self._said = trouble
+    def _run(self, checkpoint: Checkpoint) -> Ended:
+        if not self._command:
+            return Ended(0)
+        with self._follower.applying(checkpoint):
+            self._at_work = True
+            try:
+                return self._command.run(checkpoint)
+            except FileTroubleError as exc:
+                self._follower.troubles.met(FILE, exc)
+                return Ended(exc.exit_code, exc.message)
+            finally:
+                self._at_work = False
+
+
+def _warn(line: str) -> None:
+    click.echo(f"launcher: {line}", err=True)

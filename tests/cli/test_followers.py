@@ -115,6 +115,7 @@ def test_and_so_they_do_for_programs(followed: Followed, tmp_path: Path) -> None
     listed = json.loads(typed("pointers", "--json").out)[0]["followers"]
     assert {k: v for k, v in listed.items() if k != "hosts"} == {
         "on": 1,
+        "applying": 0,
         "behind": 1,
         "failed": 0,
         "silent": 0,

@@ -174,7 +174,7 @@ def test_killed_in_its_command_it_is_handed_out_again(followed: Followed, tmp_pa
     with watching(followed, "--on-change", slow) as process:
         until((tmp_path / "ran.txt").exists, followed)
         assert is_live(followed, "a")
-        assert word(followed) == ("", 0)
+        assert word(followed) == ("applying", 1)
         process.send_signal(signal.SIGKILL)
         process.wait()
     (tmp_path / "go").touch()
