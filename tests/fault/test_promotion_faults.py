@@ -22,9 +22,11 @@ import pytest
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.storage.port import blob_key
 from launcher.workspace import Workspace
+from tests.cli.session import Session
 from tests.e2e.project import LAUNCHER
 from tests.fault.promotion_child import CALLS, place
 from tests.launcher.pointer_world import TARGET, make_project, project_workspace, student_of
+from tests.rig.racers import race
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60
@@ -225,17 +227,14 @@ def test_twenty_promoters_at_one_generation(tmp_path: Path) -> None:
     names = [f"run{i:02d}" for i in range(20)]
     root = make_project(tmp_path / "p", "a", "b", *names)
     assert launcher(root, "promote", "a", TARGET).returncode == 0
-    racers = [start(root, "promote", n, TARGET, "--expect-generation", "1") for n in names]
-    ended = [
-        (name, *r.communicate(timeout=120), r.returncode)
-        for name, r in zip(names, racers, strict=True)
-    ]
-    winners = [name for name, _, _, code in ended if code == 0]
+    commands = [("promote", n, TARGET, "--expect-generation", "1") for n in names]
+    ended = dict(zip(names, race(Session(root), *commands), strict=True))
+    winners = [name for name, done in ended.items() if done.code == 0]
     assert len(winners) == 1, ended
-    losers = [(err, code) for name, _, err, code in ended if name not in winners]
-    assert {code for _, code in losers} == {3}, losers
-    for err, _ in losers:
-        [line] = err.splitlines()
+    losers = [done for name, done in ended.items() if name not in winners]
+    assert {done.code for done in losers} == {3}, losers
+    for done in losers:
+        [line] = done.err.splitlines()
         assert f"lost the race, g2 is run {winners[0]} by " in line
     history = settled(root)
     assert [g.run_id for g in history.generations] == ["a", winners[0]]
