@@ -37,7 +37,7 @@ from ledger.canonical import canonical_json
 __all__ = ["FileTroubleError", "ServedFile", "Taken"]
 
 #: What writing says and reading does not: it is of this machine, whoever met it.
-_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 _TEMPORARY: Final = (".tmp-", "new-")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _RUN: Final = "run-"
