@@ -370,3 +370,27 @@ def test_what_was_brought_from_the_store_into_the_folder(tmp_path: Path) -> None
     assert "2 run folders removed" in collect(session)
     assert session.look("restore", "b").code == 0
     assert files(session.home / "b") == before
+
+
+@both
+def test_each_folder_is_shown_with_how_long_the_store_keeps_its_run(session: Session) -> None:
+    done = session.submit("--run-id", "b")
+    assert done.code == 0, done
+    rows = {row["run_id"]: row["store_keeps"] for row in session.json("gc", "--run-dirs")["safe"]}
+    assert rows["a"] == {"until": None, "why": f"g1 of {TARGET}"}
+    assert rows["b"]["why"] is None
+    shown = session.look("gc", "--run-dirs").lines
+    assert f"in the store for g1 of {TARGET}" in shown[0]
+    assert "in the store until 20" in shown[1]
+    assert " at least  " in shown[1]
+
+    done = session.look("gc", "--run-dirs", "--apply", "--yes", "--json")
+    gone = {row["run_id"]: row["store_keeps"] for row in json.loads(done.out)["removed"]}
+    until = parse_time(gone["b"]["until"]).timestamp()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in session.env().items():
+            patch.setenv(name, value)
+        settings = Settings.from_environment(session.env(), session.root, {})
+        look = Look(open_workspace(settings, session.root, writing=False), Policy(7 * DAY_SECONDS))
+        assert look(until - 2).needed.runs.keys() == {"a", "b"}
+        assert look(until + DAY_SECONDS).needed.runs.keys() == {"a"}

@@ -10,7 +10,7 @@ import pytest
 
 from launcher.errors import IntegrityError
 from launcher.retention.collect import ClockSkewError
-from launcher.retention.look import ForeignLedgerError
+from launcher.retention.gather import ForeignLedgerError
 from launcher.retention.reach import DAY_SECONDS, Policy
 from launcher.settling import WrongStoreError
 from launcher.storage.blobs import digest_bytes
