@@ -39,7 +39,13 @@ def ago(seconds: float) -> str:
 
 
 def says(
-    followed: Followed, host: str, generation: int, *, seconds: float = 5.0, failed: bool = False
+    followed: Followed,
+    host: str,
+    generation: int,
+    *,
+    seconds: float = 5.0,
+    failed: bool = False,
+    applying: float | None = None,
 ) -> Consumer:
     """``host`` said so long ago what it is on."""
     digest = digest_bytes(student("a")).digest
@@ -48,11 +54,12 @@ def says(
         generation=generation,
         digest=digest,
         time=ago(seconds),
-        state="failed" if failed else "applied",
+        state="failed" if failed else "applied" if applying is None else "applying",
         dest="/srv/student.pt",
         applied=generation,
         applied_digest=digest,
         exit_code=7 if failed else None,
+        since=ago(applying) if applying is not None else None,
     )
     followed.store.replace(consumer_key(followed.store, NAME, host), word.to_bytes())
     return word
@@ -96,13 +103,14 @@ def test_screens_say_how_many_followers_are_on_which_generation(
         assert followers_of(typed(*arguments)) == []
     for host in ("a", "b", "c"):
         says(followed, host, 2)
+    says(followed, "gpu-6", 2, applying=1805)
     says(followed, "gpu-7", 1, seconds=245)
     says(followed, "gpu-8", 2, failed=True, seconds=125)
     says(followed, "gpu-9", 1, seconds=7300)
     says(followed, "gone", 1, seconds=91 * 86400)
     expected = (
-        "followers  3 on g2, 1 still on g1 (gpu-7, 4m ago), 1 failed on g2 (gpu-8, 2m ago), "
-        "1 silent for 2h (gpu-9)"
+        "followers  3 on g2, 1 applying g2 (gpu-6, for 30m), 1 still on g1 (gpu-7, 4m ago), "
+        "1 failed on g2 (gpu-8, 2m ago), 1 silent for 2h (gpu-9)"
     )
     for arguments in screens:
         assert followers_of(typed(*arguments)) == [expected], arguments
@@ -312,6 +320,11 @@ def test_what_is_in_the_way_when_the_time_is_over(tmp_path: Path) -> None:
     followed = Followed(str(tmp_path / "store"), tmp_path)
     says(followed, "gpu-7", 2)
     assert wait_for(followed.store, NAME, 3, 0) == "gpu-7 has not followed"
+    says(followed, "gpu-8", 3, applying=60)
+    says(followed, "gpu-9", 2, applying=60)
+    assert wait_for(followed.store, NAME, 3, 0) == (
+        "gpu-7, gpu-9 have not followed, gpu-8 is still applying it"
+    )
     store = Scripted(tmp_path / "store", away)
     assert wait_for(store, NAME, 3, 0) == "the store is away"
     store = Scripted(tmp_path / "store", refused, lambda: pytest.fail("it would be so again"))

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from launcher.agent.processes import members
 from launcher.consumers import roll
+from launcher.serving.command import GRACE_SECONDS
 from launcher.storage.blobs import digest_bytes
 from launcher.storage.port import blob_key
 from tests.cli.session import LAUNCHER, Done
@@ -246,16 +248,129 @@ def test_a_look_with_nothing_new_is_one_request_without_a_body(
     }
 
 
-def test_a_store_that_is_away_is_said_once(
-    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "act",
+    [answer(503, "SlowDown"), answer(403, "ExpiredToken"), answer(403, "InvalidAccessKeyId")],
+    ids=["503", "expired", "rotated"],
+)
+def test_a_store_that_is_away_or_refuses_is_said_once(
+    act: Act, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     followed = in_bucket(s3_server, tmp_path, monkeypatch)
     followed.promote("a")
     with proxied(s3_server) as proxy, watching(followed, AWS_ENDPOINT_URL=proxy.endpoint):
         until(lambda: word(followed) == ("applied", 1), followed)
-        proxy.rule(answer(503, "SlowDown"), times=8)
+        proxy.rule(act, times=8)
         followed.promote("b")
         until(lambda: word(followed) == ("applied", 2), followed)
+        assert not any(rule.left for rule in proxy.rules)
     said = (tmp_path / "said.txt").read_text()
     assert said.count("still serving what was there") == 1, said
     assert said.count("the store answers again") == 1, said
+
+
+def test_what_can_never_pass_ends_a_watch_at_once(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = in_bucket(s3_server, tmp_path, monkeypatch)
+    for address, said in (
+        ("s3://no-such-bucket-here/team#student", "bucket no-such-bucket-here does not exist"),
+        (f"{followed.place}#../x", "pointer name"),
+    ):
+        done = launcher(tmp_path, "pull", "--watch", address, "live.pt")
+        assert (done.code, done.err.count("\n")) == (2, 1), done
+        assert said in done.err
+
+
+# --- a folder's watch is that of a bucket from here on: it is about processes -------------------------
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Followed:
+    (tmp_path / "store").mkdir()
+    return Followed(str(tmp_path / "store"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "code"),
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGINT, False, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGHUP, False, 129),
+    ],
+    ids=["ctrl-c", "SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_no_command_outlives_its_watch(
+    local: Followed, tmp_path: Path, number: signal.Signals, to_group: bool, code: int
+) -> None:
+    local.promote("a")
+    slow = "sleep 300 & setsid sleep 300 & echo $$ > began; wait"
+    with watching(local, "--on-change", slow) as process:
+        until((tmp_path / "began").exists, local)
+        [mark] = (tmp_path / ".live.pt.follow").glob("run-*")
+        assert len(members(mark)) >= 3
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        assert process.wait(20) == code
+        assert members(mark) == set()
+    assert not mark.exists()
+    found = roll(local.store, NAME).words[0]
+    assert (found.state, found.message) == ("failed", "the command was ended with the watch")
+
+
+def test_a_second_signal_waits_for_no_grace(local: Followed, tmp_path: Path) -> None:
+    local.promote("a")
+    stubborn = "trap 'touch asked' TERM; touch began; while :; do sleep 0.05; done"
+    with watching(local, "--on-change", stubborn) as process:
+        until((tmp_path / "began").exists, local)
+        [mark] = (tmp_path / ".live.pt.follow").glob("run-*")
+        process.send_signal(signal.SIGTERM)
+        until((tmp_path / "asked").exists, local)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+        assert time.monotonic() - began < GRACE_SECONDS / 2
+        assert members(mark) == set()
+
+
+def test_a_command_that_takes_too_long_is_ended_and_said(local: Followed, tmp_path: Path) -> None:
+    local.promote("a")
+    slow = ("--on-change", "test -e well || exec sleep 300", "--timeout", "0.3")
+    with watching(local, *slow):
+        until(lambda: word(local) == ("failed", 1), local)
+        failed = roll(local.store, NAME).words[0]
+        assert (failed.exit_code, failed.message) == (143, "the command did not end within 0.3 s")
+        (tmp_path / "well").touch()
+        until(lambda: word(local) == ("applied", 1), local)
+
+
+def test_a_watch_that_acknowledges_nothing(local: Followed, tmp_path: Path) -> None:
+    local.promote("a")
+    once = ("pull", "--watch", local.address, "live.pt", "--once", "--no-ack", "--on-change")
+    assert launcher(tmp_path, *once, "true").out.endswith("applied\n")
+    # And it remembers: the command does not run again.
+    assert launcher(tmp_path, *once, "exit 9").out == "student g1  nothing new\n"
+    assert not roll(local.store, NAME)
+    for wrong in (("--timeout", "3"), ("--no-ack",)):
+        done = launcher(tmp_path, "pull", local.address, "got.pt", *wrong)
+        assert (done.code, done.err.count("\n")) == (2, 1), done
+
+
+def test_damage_in_a_running_watch_leaves_the_old_one_serving(
+    local: Followed, tmp_path: Path
+) -> None:
+    local.promote("a")
+    with watching(local):
+        until(lambda: word(local) == ("applied", 1), local)
+        blob = local.store.ingest_bytes(student("b"))
+        path = Path(local.place, blob_key(blob.digest))
+        path.chmod(0o644)
+        path.write_bytes(b"x" * len(student("b")))
+        local.promote("b")
+        until(lambda: word(local) == ("failed", 2), local)
+        assert is_live(local, "a")
+        local.rollback()
+        until(lambda: word(local) == ("applied", 3), local)
+    said = (tmp_path / "said.txt").read_text()
+    assert said.count("the file is as it was: blob sha256:") == 1, said
+    assert "answers again" not in said

@@ -72,6 +72,7 @@ def word(host: str = "gpu-7", generation: int = 42, ago: float = 5.0) -> Consume
     )
 
 
+APPLYING = replace(word(), state="applying", applied=41, applied_digest=G41, since=at(1800))
 FAILED = replace(word(), state="failed", applied=41, applied_digest=G41, exit_code=7, message="x")
 
 
@@ -86,7 +87,7 @@ def aged(store: CountedStore, key: str, seconds: float, tmp_path: Path) -> None:
     os.utime(tmp_path / "store" / key, (then, then))
 
 
-@pytest.mark.parametrize("one", [word(), FAILED, replace(word(), applied=None)])
+@pytest.mark.parametrize("one", [word(), FAILED, APPLYING, replace(word(), applied=None)])
 def test_a_word_comes_back_as_it_was_said(one: Consumer) -> None:
     assert Consumer.from_bytes(one.to_bytes()) == one
 
@@ -111,6 +112,8 @@ def test_a_word_of_a_later_version_is_read_for_what_is_known_of_it() -> None:
         {"state": None},
         {"time": "yesterday"},
         {"time": 5},
+        {"since": "yesterday"},
+        {"since": 5},
         {"digest": "sha256:42"},
         {"digest": None},
         {"digest": 42},
@@ -155,6 +158,10 @@ def test_a_name_that_no_follower_can_have(store: CountedStore, name: str) -> Non
         (word(), 41, "on"),  # it was quicker than our look
         (FAILED, 42, "failed"),
         (FAILED, 43, "failed"),
+        (APPLYING, 42, "applying"),  # for half an hour, and it says so
+        (APPLYING, 43, "applying"),
+        (replace(APPLYING, time=at(901)), 42, "silent"),
+        (replace(word(), state="of a later version"), 42, "behind"),
         (word(ago=899), 42, "on"),
         (word(ago=901), 42, "silent"),
         (word(ago=901), 43, "silent"),
@@ -222,16 +229,18 @@ def test_who_is_waited_for(
     on = say(store, word("on", 43))
     say(store, word("behind", 42))
     say(store, replace(FAILED, host="failed", generation=43, time=at(5)))
+    say(store, replace(APPLYING, host="at work", generation=43, time=at(5)))
     say(store, word("silent", 42, ago=901))
     gone = say(store, word("gone", 42))
     aged(store, gone, 2 * DAY, tmp_path)
     store.replace(consumer_key(store, "student", "torn"), b"{")
     done: set[str] = set()
-    assert [w.host for w in pending(store, "student", 43, done)] == ["behind", "failed"]
+    assert [w.host for w in pending(store, "student", 43, done)] == ["at work", "behind", "failed"]
     assert done == {on}
     assert gone not in store.reads
     say(store, word("behind", 43))
     say(store, word("failed", 44))
+    say(store, word("at work", 43))
     say(store, word("new", 42))
     store.reads.clear()
     assert [w.host for w in pending(store, "student", 43, done)] == ["new"]
