@@ -22,11 +22,13 @@ from launcher.errors import UsageError
 from launcher.project import pointer_name
 from launcher.refs import Resolved, resolve_digest
 from launcher.serving import resolve
+from launcher.serving.naming import name_in_folder
 from launcher.standalone import open_store
 from launcher.storage.address import parse_address
 from launcher.storage.opening import open_store as open_place
 from launcher.storage.port import ObjectStore
 from launcher.workspace import translated
+from ledger.events import Generation
 from ledger.projections.storage_alert import human_bytes
 
 __all__ = ["pull_command"]
@@ -74,6 +76,8 @@ def pull_command(
         from launcher.cli import watch as watching
 
         store, pointer = _pointer(ref, home)
+        if dest.endswith("/"):
+            raise UsageError(f"{dest} is a folder", "name the file that is to follow")
         if timeout is not None and on_change is None:
             raise UsageError("--timeout is of the command", "add --on-change CMD")
         wishes = watching.Wishes(
@@ -89,10 +93,10 @@ def pull_command(
         raise UsageError(
             "--on-change, --once, --name, --timeout and --no-ack are of --watch", "add --watch"
         )
-    store, found = _found(ref, home)
+    store, found, body = _found(ref, home)
     place = project_root() / dest
     if place.is_dir() or dest.endswith("/"):
-        place = place / _file_name(found)
+        place /= _file_name(found) or name_in_folder(store, body)
     with translated(), transfer_bar(place.name) as progress:
         store.fetch_blob(found.digest, place, progress)
     if as_json:
@@ -115,7 +119,8 @@ def _pointer(ref: str, home: str | None) -> tuple[ObjectStore, str]:
     return open_store(settings(home), project_root()), name
 
 
-def _found(ref: str, home: str | None) -> tuple[ObjectStore, Resolved]:
+def _found(ref: str, home: str | None) -> tuple[ObjectStore, Resolved, Generation | None]:
+    """Where the checkpoint is, what it is, and the generation that STORE#NAME named."""
     if "#run:" in ref:
         raise UsageError(
             "a run is looked up in the ledger", "in the project: launcher pull run:RUN"
@@ -124,17 +129,16 @@ def _found(ref: str, home: str | None) -> tuple[ObjectStore, Resolved]:
     if addressed is not None:
         store, digest, body = addressed
         blob = store.stat_blob(digest)
-        shown = body.name if body is not None else digest[7:19]
         # A blob that is not there is the fetch's to say.
-        return store, Resolved(digest, blob.size_bytes if blob else 0, "", shown)
+        return store, Resolved(digest, blob.size_bytes if blob else 0, "", ""), body
     if not ref.startswith(("run:", "pointer:", "sha256:")):
         raise UsageError(f"{ref!r} is no ref", "run:RUN, pointer:NAME, sha256:<hex> or STORE#NAME")
     ws = workspace(home, writing=False)
     with translated():
-        return ws.store, resolve_digest(ref, ws.journal, ws.store, project_root())
+        return ws.store, resolve_digest(ref, ws.journal, ws.store, project_root()), None
 
 
 def _file_name(found: Resolved) -> str:
-    """What the file is called in a folder that the user named."""
+    """What the file is called in a folder that the user named; empty where only its store was asked."""
     name = PurePosixPath(found.shown).name
     return name if name.endswith(found.suffix) else name + found.suffix

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -50,14 +52,24 @@ def watch(store: ObjectStore, name: str, dest: Path, wishes: Wishes) -> int:
         acknowledges=wishes.acknowledges,
         troubles=Troubles(says=_warn),
     )
-    with follower:
-        watcher = _Watcher(follower, wishes)
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a job in the background
-                signal.signal(number, watcher.hear)
+    with follower, _hearing(watcher := _Watcher(follower, wishes)):
         if end_left(follower.file):
             _warn("what a watch that was killed had left running was ended")
         return watcher.once() if wishes.once else watcher.follow()
+
+
+@contextmanager
+def _hearing(watcher: _Watcher) -> Iterator[None]:
+    """Signals go to the watcher; one that is ignored (nohup, a job in the background) stays so."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    heard = [number for number, how in before.items() if how is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, watcher.hear)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 class _Watcher:

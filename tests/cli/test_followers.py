@@ -350,6 +350,37 @@ def test_a_rollback_past_a_damaged_ledger_waits_too(followed: Followed, tmp_path
     assert again.lines[-1] == "followers  1 on g3"
 
 
+# --- pull into a folder -------------------------------------------------------------------------------
+
+
+def test_a_folder_gets_the_checkpoint_under_the_pointers_name_and_the_runs_suffix(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "store").mkdir()
+    followed = Followed(str(tmp_path / "store"), tmp_path)
+    typed = project(followed, tmp_path)
+    submitted = make_session(tmp_path / "real", LAUNCHER_STORE=followed.place)
+    assert submitted.submit("--promotion-target", "walker").code == 0
+    for ref in (f"{followed.place}#walker", f"{followed.place}#walker@1"):
+        done = launcher(tmp_path, "pull", ref, "models/", "--json")
+        assert done.code == 0, done
+        assert json.loads(done.out)["path"] == str(tmp_path / "models/walker.pt")
+        (tmp_path / "models/walker.pt").unlink()
+    # Of these no run is in the store, and bytes have no name: neither gets one that says nothing.
+    digest = digest_bytes(student_of(RUNS[1])).digest
+    for ref in (followed.address, f"{followed.place}#{digest}"):
+        done = launcher(tmp_path, "pull", ref, "models")
+        assert (done.code, done.err.count("\n")) == (2, 1), done
+        assert "name the file" in done.err
+    for folder in ("models", "models/", "new/"):
+        done = launcher(tmp_path, "pull", "--watch", followed.address, folder)
+        assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert list((tmp_path / "models").iterdir()) == []
+    typed("promote", RUNS[0], "checkpoints/stable/s.pt")
+    done = launcher(tmp_path, "pull", f"{followed.place}#checkpoints/stable/s.pt", "models")
+    assert (done.code, (tmp_path / "models/s.pt").exists()) == (0, True), done
+
+
 # --- checks -------------------------------------------------------------------------------------------
 
 
