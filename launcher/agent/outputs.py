@@ -7,14 +7,15 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from launcher.agent.protocol import StageSpec
+from launcher.agent.protocol import AttemptPaths, StageSpec
+from launcher.agent.transfer import told
 from launcher.errors import IntegrityError, UsageError
 from launcher.storage.manifest import CHECKPOINT_SUFFIXES, Manifest, collect, merged, select_student
-from launcher.storage.port import ObjectStore
+from launcher.storage.port import BlobInfo, ObjectStore
 
 __all__ = ["Before", "checkpoints_before", "collect_checkpoints", "collect_outputs"]
 
@@ -65,7 +66,8 @@ def collect_outputs(
     Raises OutputsRefusedError, UnavailableError, UsageError (a file that is still being written).
     """
     run_dir = Path(spec.run_dir)
-    manifest = _manifest(spec, store)
+    with told(store, _paths(spec)) as ingest:
+        manifest = _manifest(spec, store, ingest)
     stored = store.ingest_bytes(manifest.to_bytes())
     checkpoints, also, refused = _checkpoints(spec, run_dir, manifest, before or {})
     metrics, ignored = _metrics(run_dir, manifest)
@@ -114,14 +116,18 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _manifest(spec: StageSpec, store: ObjectStore) -> Manifest:
+def _paths(spec: StageSpec) -> AttemptPaths:
+    return AttemptPaths(Path(spec.home), spec.run_id, spec.stage, spec.attempt)
+
+
+def _manifest(spec: StageSpec, store: ObjectStore, ingest: Callable[[Path], BlobInfo]) -> Manifest:
     run_dir = Path(spec.run_dir)
     before = merged(_earlier(digest, store) for digest in spec.previous_manifests)
     logs = {f"logs/{p.name}" for p in run_dir.glob("logs/*") if _STAGE_LOG.fullmatch(p.name)}
     return collect(
         run_dir,
         before,
-        store.ingest,
+        ingest,
         excludes=(*spec.collect_exclude, *_NOT_OUTPUTS),
         ignore=_DOCUMENTS | logs,
     )

@@ -81,6 +81,11 @@ class AttemptPaths:
     def supervisor_log(self) -> Path:
         return self.lock.with_suffix(".supervisor.log")
 
+    @property
+    def transfer(self) -> Path:
+        """How far the storing of outputs is, while that takes long."""
+        return self.lock.with_suffix(".transfer.json")
+
 
 def machine_id() -> str:
     """What tells this machine from others: its name and its machine id, or its network address."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from launcher.agent.protocol import AttemptPaths
+from launcher.agent.transfer import transfer_of
 from launcher.cli.common import duration
 from launcher.cli.logfile import last_lines
 from launcher.cli.stages import remaining, stage_line, stage_seconds
@@ -22,6 +24,7 @@ from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
 from ledger.events import RunCancelled, RunFailed
 from ledger.projections.promotion import rollback_command
+from ledger.projections.storage_alert import human_bytes
 from ledger.run_state import SETTLED_WELL
 
 if TYPE_CHECKING:
@@ -108,8 +111,18 @@ class Screen:
         spent = stage_seconds(stage) or 0.0
         again = f"  attempt {stage.attempt}" if stage.attempt > 1 else ""
         left = self._left(state, stage, spent)
+        left = self._storing(state, stage) or left
         first = f" {mark('running')} {stage.plan.name:<8} {duration(spent):>7}{again}  {left}"
         return [first, *(f"   {line}" for line in last_lines(log, 1))]
+
+    def _storing(self, state: RunState, stage: StageState) -> str:
+        """How far its outputs are on their way to the store; nothing while the command runs, or that is quick."""
+        paths = AttemptPaths(self.ws.home, state.run_id, stage.plan.name, stage.attempt)
+        now = transfer_of(paths)
+        if now is None:
+            return ""
+        of = f"{human_bytes(now.done_bytes)} of {human_bytes(now.total_bytes)}"
+        return f"storing {of}, {human_bytes(int(now.rate))}/s"
 
     def _left(self, state: RunState, stage: StageState, spent: float) -> str:
         name = stage.plan.name

@@ -25,7 +25,7 @@ __all__ = ["Leavings", "find", "take"]
 
 #: A launcher's lock; an attempt's lock, and its supervisor's complaints.
 _OF_A_RUN: Final = re.compile(
-    rf"(.+)\.(?:launcher\.lock|(?:{'|'.join(STAGES)})\.[0-9]+\.(?:lock|supervisor\.log))"
+    rf"(.+)\.(?:launcher\.lock|(?:{'|'.join(STAGES)})\.[0-9]+\.(?:lock|supervisor\.log|transfer\.json))"
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,11 @@ from ledger.identity import identify
 from ledger.ids import run_stream
 from tests.cli.session import GIVEN, LAUNCHER, Session, Terminal, make_session, until
 from tests.launcher.pointer_world import project_workspace
+from tests.rig.fault_proxy import Handler, Request, proxied
+from tests.rig.s3 import S3Server, s3_server
 from tests.rig.stores import object_file
+
+__all__ = ["s3_server"]
 
 TARGET = ("--promotion-target", "student")
 SECONDS = r"\d+\.\d+s"
@@ -271,3 +277,41 @@ def test_resume_shows_what_ended_before(session: Session) -> None:
     assert stages[:2] == [["llm_on", "succeeded"], ["relabel", "succeeded"]]
     assert ["retrain", "succeeded"] in stages
     assert done.lines[-1] == "r succeeded: exit_code=0"
+
+
+# --- what a bucket takes long to store ----------------------------------------------------------------
+
+
+def test_big_outputs_are_shown_on_their_way_to_a_bucket(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    seen = threading.Event()
+
+    def slowly(handler: Handler, request: Request) -> None:
+        """Three parts take a moment; the others wait until somebody saw that."""
+        if int(request.query["partNumber"]) <= 3:
+            time.sleep(1.2)
+        else:
+            seen.wait(60)
+        handler.send(handler.proxy.forward(request))
+
+    with proxied(s3_server) as proxy:
+        session = make_session(
+            tmp_path / "project",
+            **s3_server.environment(proxy.endpoint),
+            LAUNCHER_STORE=f"s3://{s3_server.bucket()}/loop",
+            XDG_CACHE_HOME=str(tmp_path / "cache"),
+        )
+        proxy.rule(slowly, method="PUT", query="partNumber", times=1000)
+        big = 'head -c 40000000 /dev/urandom > "$CHECKPOINT_DIR/big.pt"'
+        screen = submit_in_terminal(session, "--run-id", "one", "--set", f"RETRAIN_EXTRA={big}")
+        try:
+            screen.until("storing ")
+        finally:
+            seen.set()
+        assert screen.wait() == 0, screen.text
+    said = re.findall(r"storing [^\x1b\r\n]*", screen.text)[0]
+    assert re.fullmatch(
+        r"storing (8\.4|16\.8|25\.2) MB of 40\.0 MB, \d+(\.\d)? [kM]?B/s", said.strip()
+    ), repr(said)
+    assert not list((session.home / "locks").glob("*.transfer.json"))
