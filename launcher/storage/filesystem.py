@@ -32,6 +32,7 @@ from launcher.storage.port import (
     Progress,
     blob_key,
     check_key,
+    listed_trash,
     trash_prefix,
 )
 from ledger.ids import check_digest
@@ -235,9 +236,7 @@ class FilesystemStore:
 
     def trashed(self, date: str) -> Iterator[ObjectInfo]:
         """See the port."""
-        prefix = trash_prefix(date)
-        for info in self.list(prefix + "blobs/"):
-            yield ObjectInfo(info.key.removeprefix(prefix), info.size_bytes, info.modified)
+        return listed_trash(self.list, date)
 
     def empty(self, date: str, digests: Sequence[str]) -> Mapping[str, str]:
         """See the port."""

@@ -39,6 +39,7 @@ __all__ = [
     "blob_key",
     "check_key",
     "key_part",
+    "listed_trash",
     "trash_key",
     "trash_prefix",
 ]
@@ -260,3 +261,10 @@ class ObjectStore(Protocol):
     def clock(self) -> float:
         """The store's own clock, epoch seconds. For writers: it may make a hidden file for a moment."""
         ...
+
+
+def listed_trash(objects: Callable[[str], Iterator[ObjectInfo]], date: str) -> Iterator[ObjectInfo]:
+    """What lies in the trash of ``date``, under the keys that it had; ``objects`` is a store's ``list``."""
+    prefix = trash_prefix(date)
+    for info in objects(prefix + "blobs/"):
+        yield ObjectInfo(info.key.removeprefix(prefix), info.size_bytes, info.modified)

@@ -26,6 +26,7 @@ from launcher.storage.port import (
     ObjectInfo,
     Progress,
     blob_key,
+    listed_trash,
     trash_prefix,
 )
 from launcher.storage.s3.client import Answer, Limits
@@ -174,9 +175,7 @@ class S3Store(BucketObjects):
 
     def trashed(self, date: str) -> Iterator[ObjectInfo]:
         """See the port."""
-        prefix = trash_prefix(date)
-        for info in self.list(prefix + "blobs/"):
-            yield ObjectInfo(info.key.removeprefix(prefix), info.size_bytes, info.modified)
+        return listed_trash(self.list, date)
 
     def empty(self, date: str, digests: Sequence[str]) -> Mapping[str, str]:
         """See the port."""
