@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from tests.e2e.project import CONFIG, SCORECARD, TEACHER, make_project
 from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
+from tests.rig.tools import hand_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bucket-layout.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
@@ -24,9 +24,7 @@ def place(
     s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, str], Path]:
     """A folder to type in, its environment, and the folder in which the server keeps the prefix."""
-    if shutil.which("aws") is None:
-        # A person's tool, not one of the rig's: where it is not had, the page's commands cannot be typed.
-        pytest.skip("there is no aws command to type the page's commands with")
+    path = hand_tools("aws", "jq")
     top = tmp_path_factory.mktemp("layout")
     bucket = s3_server.bucket()
     url = f"s3://{bucket}/team"
@@ -38,7 +36,11 @@ def place(
     assert done.code == 0, done
     work = top / "by hand"
     work.mkdir()
-    return work, {**os.environ, **environment, "S": url}, s3_server.root / bucket / "team"
+    return (
+        work,
+        {**os.environ, **environment, "S": url, "PATH": path},
+        s3_server.root / bucket / "team",
+    )
 
 
 def typed(place: tuple[Path, dict[str, str], Path], name: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from botocore.client import Config
 from tests.e2e.project import CONFIG, LAUNCHER, SCORECARD, TEACHER, make_project
 from tests.rig.policies import ARN, credentials, serving_users
 from tests.rig.s3 import S3Server
+from tests.rig.tools import hand_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "recovery.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
@@ -98,9 +99,7 @@ class Place:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Two runs, three generations of ``student``, a copy of the ledger, a full cache."""
-    if shutil.which("aws") is None:
-        # A person's tool, not one of the rig's: where it is not had, the page's commands cannot be typed.
-        pytest.skip("there is no aws command to type the page's commands with")
+    path = hand_tools("aws", "jq", "sqlite3")
     top = tmp_path_factory.mktemp("recovery")
     with serving_users(top / "server") as server:
         known = {k: v for k, v in os.environ.items() if not k.startswith("LAUNCHER_")}
@@ -108,7 +107,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         environment = {
             **known,
             **server.environment(),
-            "PATH": f"{LAUNCHER.parent}:{os.environ['PATH']}",
+            "PATH": f"{LAUNCHER.parent}{os.pathsep}{path}",
             "HOME": str(top / "home"),
             "PYENV_ROOT": os.environ.get("PYENV_ROOT", str(Path.home() / ".pyenv")),
             "LAUNCHER_STORE": f"s3://{BUCKET}/team",

@@ -6,24 +6,20 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.project import CONFIG, SCORECARD, TEACHER, Project, make_project
+from tests.e2e.project import CONFIG, LAUNCHER, SCORECARD, TEACHER, Project, make_project
 from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
+from tests.rig.tools import hand_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "team.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
 GIVEN = ["--config", CONFIG, "--teacher-checkpoint", TEACHER, "--teacher-scorecard", SCORECARD]
 
-pytestmark = [
-    pytest.mark.folder,
-    # A person's tool, not one of the rig's: where it is not had, the page's commands cannot be typed.
-    pytest.mark.skipif(shutil.which("aws") is None, reason="there is no aws command to type"),
-]
+pytestmark = pytest.mark.folder
 
 
 def typed(project: Project, environment: dict[str, str], name: str) -> str:
@@ -49,7 +45,7 @@ def test_a_project_moves_into_a_bucket_and_back(s3_server: S3Server, tmp_path: P
         done = project.launcher("submit", *GIVEN, "--run-id", run, "--promotion-target", "student")
         assert done.code == 0, done
     store = f"s3://{s3_server.bucket()}/team"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{LAUNCHER.parent}{os.pathsep}{hand_tools('aws')}"
     environment = {**os.environ, **s3_server.environment(), "S": store, "PATH": path}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
 

