@@ -394,7 +394,15 @@ def test_pointers_as_json_and_as_it_was(project: Project) -> None:
         "live": row["live"],
         "held": False,
         "held_by": None,
-        "followers": {"on": 0, "behind": 0, "failed": 0, "silent": 0, "unread": 0, "hosts": []},
+        "followers": {
+            "on": 0,
+            "applying": 0,
+            "behind": 0,
+            "failed": 0,
+            "silent": 0,
+            "unread": 0,
+            "hosts": [],
+        },
         "withdrawn": [2],
     }
     assert row["live"]["generation"] == 3
