@@ -79,11 +79,16 @@ def test_a_stage_that_ends_while_the_store_is_away_is_kept_when_it_is_back(outag
     (outage.project.root / "go").touch()
     until((outage.project.root / "ended").exists, "its command ended")
     # Both gave up their usual handful of tries: the supervisor with the outputs, the launcher with its look.
+    assert run.stdout is not None
+    said: list[str] = []
+    while "trying again for up to" not in "".join(said[-1:]):
+        said.append(run.stdout.readline())
+        assert said[-1], said
     until(lambda: len(outage.refusals) > 20, "the store was asked again and again")
     assert run.poll() is None
     outage.away.clear()
-    out, _ = run.communicate(timeout=90)
-    assert run.returncode == 0, out
+    out = "".join(said) + run.stdout.read()
+    assert run.wait(30) == 0, out
     assert outage.lines("begun.txt") == 1
     assert out.count("trying again for up to 3600 s") == 1
     assert out.count("the store answers again") == 1
