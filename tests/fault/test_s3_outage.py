@@ -78,17 +78,19 @@ def test_a_stage_that_ends_while_the_store_is_away_is_kept_when_it_is_back(outag
     outage.away.set()
     (outage.project.root / "go").touch()
     until((outage.project.root / "ended").exists, "its command ended")
-    # Both gave up their usual handful of tries: the supervisor with the outputs, the launcher with its look.
-    assert run.stdout is not None
+    # Both gave up their usual handful of tries: the launcher with its look, the supervisor with the outputs.
     said: list[str] = []
-    while "trying again for up to" not in "".join(said[-1:]):
-        said.append(run.stdout.readline())
-        assert said[-1], said
-    until(lambda: len(outage.refusals) > 20, "the store was asked again and again")
-    assert run.poll() is None
-    outage.away.clear()
-    out = "".join(said) + run.stdout.read()
-    assert run.wait(30) == 0, out
+    with run:
+        screen = run.stdout
+        assert screen is not None
+        while not said or "trying again for up to" not in said[-1]:
+            said.append(screen.readline())
+            assert said[-1], said
+        until(lambda: len(outage.refusals) > 20, "the store was asked again and again")
+        assert run.poll() is None
+        outage.away.clear()
+        out = "".join(said) + screen.read()
+        assert run.wait(30) == 0, out
     assert outage.lines("begun.txt") == 1
     assert out.count("trying again for up to 3600 s") == 1
     assert out.count("the store answers again") == 1
