@@ -11,13 +11,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from launcher.agent.processes import MARK, adopt_orphans, descendants, members, send
+from launcher.agent.processes import MARK, adopt_orphans, descendants, end_all, members
 
 __all__ = ["Command", "NotStartedError"]
 
@@ -96,24 +95,14 @@ class Command:
 
         Its group is asked first, as Ctrl-C would; who left the group only once bash is gone, for a
         trainer may have to end its workers in order. KILL to all of them when the grace is over.
-        Processes that are another user's by now are not waited for.
         """
-        deadline = time.monotonic() + grace_seconds
         self._signal_group(signal.SIGTERM)
         self._signal_group(signal.SIGCONT)
-        told: set[int] = set()
-        not_ours: set[int] = set()
-        pause = 0.001
-        while left := self._remains() - not_ours:
-            if time.monotonic() >= deadline:
-                not_ours |= {pid for pid in left if not send(pid, signal.SIGKILL)}
-            elif self._bash.returncode is not None:
-                not_ours |= {pid for pid in left - told if not send(pid, signal.SIGTERM)}
-                told |= left
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
-        code = self._bash.wait()
-        return 128 - code if code < 0 else code
+        end_all(self._remains, grace_seconds, lambda: self._bash.returncode is not None)
+        self._bash.wait()
+        code = self.exit_code
+        assert code is not None
+        return code
 
     def _remains(self) -> set[int]:
         """Who is alive of it, bash included."""

@@ -18,11 +18,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MARK", "adopt_orphans", "descendants", "members", "send"]
+__all__ = ["MARK", "adopt_orphans", "descendants", "end_all", "members", "send"]
 
 #: The variable that names an attempt's lock to everything that its command starts.
 MARK: Final = "DISTILL_LEDGER_ATTEMPT"
@@ -61,6 +62,27 @@ def send(pid: int, number: signal.Signals) -> bool:
     except PermissionError:
         return False
     return True
+
+
+def end_all(
+    left: Callable[[], set[int]], grace_seconds: float, asks: Callable[[], bool] = lambda: True
+) -> None:
+    """Wait until ``left`` finds nobody: TERM to each once ``asks`` says so, KILL to all when the grace is over.
+
+    Processes that are another user's by now are not waited for.
+    """
+    deadline = time.monotonic() + grace_seconds
+    told: set[int] = set()
+    not_ours: set[int] = set()
+    pause = 0.001
+    while found := left() - not_ours:
+        if time.monotonic() >= deadline:
+            not_ours |= {pid for pid in found if not send(pid, signal.SIGKILL)}
+        elif asks():
+            not_ours |= {pid for pid in found - told if not send(pid, signal.SIGTERM)}
+            told |= found
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
 
 
 def _closure(seeds: set[int], parents: Mapping[int, int]) -> set[int]:

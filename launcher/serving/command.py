@@ -13,12 +13,13 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from launcher import clock
 from launcher.agent.command import Command, NotStartedError
-from launcher.agent.processes import members, send
+from launcher.agent.processes import end_all, members, send
 from launcher.serving.file import FileTroubleError, ServedFile
 from launcher.serving.follower import Checkpoint
 
@@ -111,15 +112,6 @@ def end_left(file: ServedFile, grace_seconds: float = GRACE_SECONDS) -> int:
     """End what a watch of this file that was killed left running; how many commands that were."""
     marks = file.runs()
     for mark in marks:
-        over = clock.deadline(grace_seconds)
-        told: set[int] = set()
-        stubborn: set[int] = set()
-        while left := members(mark) - stubborn:
-            if over():
-                stubborn |= {pid for pid in left if not send(pid, signal.SIGKILL)}
-            else:
-                stubborn |= {pid for pid in left - told if not send(pid, signal.SIGTERM)}
-                told |= left
-            clock.sleep(0.02)
+        end_all(partial(members, mark), grace_seconds)
         mark.unlink(missing_ok=True)
     return len(marks)

@@ -176,10 +176,9 @@ class ServedFile:
             (self.aside / _TAKEN).unlink(missing_ok=True)
             sync_folder(self.aside)
         if self._digest is not None:
-            # Verified when it is used: whoever writes into DEST in place changes it too.
-            with suppress(
-                OSError
-            ):  # it is there, or there are no links here, and a rollback fetches
+            # Verified when it is used: whoever writes into DEST in place changes it too. Where it is kept
+            # already that is well; where there are no links a rollback fetches.
+            with suppress(OSError):
                 os.link(self.path, self.aside / self._digest.removeprefix("sha256:"))
         fresh.replace(self.path)
         fresh.unlink(missing_ok=True)  # to rename a link of the same file does nothing
