@@ -23,6 +23,7 @@ from tests.rig.stores import project_store
 
 LAUNCHER = Path(sys.executable).with_name("launcher")
 DEADLINE_SECONDS = 60.0
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 #: Each stage does what its variables say: write a line, wait for a file, fail.
 CONFIG = r"""
@@ -76,6 +77,19 @@ class Session:
             [str(LAUNCHER), *arguments],
             cwd=self.root,
             env=self.env(**more),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def later(self, days: float, *arguments: str) -> Done:
+        """``launcher …`` so many days later: see ``tests.cli.later``."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.cli.later", str(days), *arguments],
+            cwd=self.root,
+            env=self.env(PYTHONPATH=str(REPOSITORY)),
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=DEADLINE_SECONDS,

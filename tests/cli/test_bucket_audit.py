@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from launcher.storage.port import blob_key
@@ -23,7 +22,7 @@ from ledger.stores.segments import LOG_PREFIX, segment_key
 from tests.cli.session import Done, Session, make_session
 from tests.cli.team import make_team
 from tests.rig.fault_proxy import proxied
-from tests.rig.s3 import S3Server, s3_server
+from tests.rig.s3 import S3Server, client_of, s3_server
 
 __all__ = ["s3_server"]
 
@@ -73,14 +72,7 @@ class Place:
 
     def put(self, sequence: int, data: bytes) -> None:
         """As somebody would who may write there: through the service, which makes a checksum of it."""
-        known = self.server.environment()
-        client = boto3.client(
-            "s3",
-            endpoint_url=known["AWS_ENDPOINT_URL"],
-            region_name=known["AWS_REGION"],
-            aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
-        )
+        client = client_of(self.server.environment())
         client.put_object(Bucket=self.bucket, Key=f"team/{segment_key(sequence)}", Body=data)
 
     def segment(self, sequence: int) -> bytes:

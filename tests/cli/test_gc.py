@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,7 @@ class Project:
     objects: Path
 
     def later(self, days: float, *arguments: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.cli.later", str(days), *arguments],
-            cwd=self.session.root,
-            env=self.session.env(PYTHONPATH=str(REPOSITORY)),
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return self.session.later(days, *arguments)
 
     def said(self, days: float, *arguments: str) -> Any:
         done = self.later(days, *arguments, "--json")

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.client import Config
 from botocore.exceptions import ClientError
 
 from launcher.agent.outputs import collect_outputs
@@ -33,7 +31,7 @@ from tests.rig.policies import (
     merged,
     serving_users,
 )
-from tests.rig.s3 import S3Server
+from tests.rig.s3 import S3Server, client_of
 from tests.rig.stage_specs import spec_of
 
 BUCKET, PREFIX, NAME = "distillery", "team", "student"
@@ -58,14 +56,7 @@ class Place:
     def client(self, role: str | None) -> Any:
         """boto3 itself; None: the server's owner, past the proxy."""
         known = self.server.environment() if role is None else self.environment(role)
-        return boto3.client(
-            "s3",
-            endpoint_url=known["AWS_ENDPOINT_URL"],
-            region_name=known["AWS_REGION"],
-            aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        return client_of(known)
 
     def enforce(self, role: str) -> None:
         """Put the guard and this role's policy on the bucket; this server takes no more than 4 KiB at once."""

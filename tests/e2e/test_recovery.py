@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import pytest
-from botocore.client import Config
 
 from tests.e2e.project import CONFIG, LAUNCHER, SCORECARD, TEACHER, make_project
 from tests.rig.policies import ARN, credentials, serving_users
-from tests.rig.s3 import S3Server
+from tests.rig.s3 import S3Server, client_of
 from tests.rig.tools import hand_tools
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "recovery.md"
@@ -76,15 +74,7 @@ class Place:
 
     def policy(self, *actions: str) -> None:
         """What the user ``launcher`` may do from now on, and nothing else."""
-        env = self.environment
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.server.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-            config=Config(s3={"addressing_style": "path"}),
-        )
+        client = client_of(self.environment)
         whole = ARN + BUCKET
         statement = {
             "Effect": "Allow",

@@ -6,20 +6,16 @@ Runs, promotions, rollbacks and audits are the same there; a collection says wha
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.client import Config
 from botocore.exceptions import ClientError
 
 from tests.cli.session import Done, Session, make_session
 from tests.rig.policies import ARN, credentials, serving_users
-from tests.rig.s3 import S3Server
+from tests.rig.s3 import S3Server, client_of
 
 pytestmark = pytest.mark.folder  # has buckets of its own
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,16 +56,7 @@ class Place:
         return done.out
 
     def later(self, days: float, *arguments: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.cli.later", str(days), *arguments],
-            cwd=self.session.root,
-            env=self.session.env(PYTHONPATH=str(REPOSITORY)),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return self.session.later(days, *arguments)
 
     def everyday(self) -> None:
         """What is done every day is as it is anywhere."""
@@ -94,15 +81,7 @@ class Place:
 
 
 def owner(server: S3Server) -> Any:
-    known = server.environment()
-    return boto3.client(
-        "s3",
-        endpoint_url=known["AWS_ENDPOINT_URL"],
-        region_name=known["AWS_REGION"],
-        aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    return client_of(server.environment())
 
 
 def versioned(server: S3Server) -> str:

@@ -13,16 +13,26 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.rig.tools import go_tool, skip
 
-__all__ = ["ACCESS_KEY", "SECRET_KEY", "VERSION", "S3Server", "s3_program", "s3_server", "serving"]
+__all__ = [
+    "ACCESS_KEY",
+    "SECRET_KEY",
+    "VERSION",
+    "S3Server",
+    "client_of",
+    "s3_program",
+    "s3_server",
+    "serving",
+]
 
 VERSION = "1.8.0"
 ACCESS_KEY, SECRET_KEY = "rigaccesskey", "rig-secret-key-that-no-output-may-show"
@@ -55,6 +65,22 @@ class S3Server:
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
+
+
+def client_of(environment: Mapping[str, str]) -> Any:
+    """boto3 itself, as whoever has this environment (``S3Server.environment``)."""
+    # Every test process imports this module, few ask for a client.
+    import boto3
+    from botocore.client import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        region_name=environment["AWS_REGION"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        config=Config(s3={"addressing_style": "path"}),
+    )
 
 
 def s3_program() -> Path:

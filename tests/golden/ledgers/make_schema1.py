@@ -7,6 +7,7 @@ overwrite one. A later schema gets a file and a script of its own.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -367,15 +368,16 @@ def tell() -> MemoryEventStore:
     return story.store
 
 
-def main() -> int:
+def keep(target: Path, tell: Callable[[], MemoryEventStore]) -> int:
+    """Write what ``tell`` tells to ``target``, once and never again; the exit code."""
     try:
-        with TARGET.open("xb") as file:
+        with target.open("xb") as file:
             file.writelines(stored.raw + b"\n" for stored in tell().read_raw())
     except FileExistsError:
-        print(f"{TARGET.name} exists; a golden ledger is never written again", file=sys.stderr)
+        print(f"{target.name} exists; a golden ledger is never written again", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(keep(TARGET, tell))

@@ -5,12 +5,11 @@ Run once, before the first release of these events; it refuses to overwrite what
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ledger import events as e
 from ledger.stores.memory import MemoryEventStore
-from tests.golden.ledgers.make_schema1 import ROOT, Story, good_run
+from tests.golden.ledgers.make_schema1 import ROOT, Story, good_run, keep
 
 TARGET = Path(__file__).with_name("schema1_folders.jsonl")
 RUN = "20260201T020000Z-7f30"
@@ -38,15 +37,5 @@ def tell() -> MemoryEventStore:
     return story.store
 
 
-def main() -> int:
-    try:
-        with TARGET.open("xb") as file:
-            file.writelines(stored.raw + b"\n" for stored in tell().read_raw())
-    except FileExistsError:
-        print(f"{TARGET.name} exists; a golden ledger is never written again", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(keep(TARGET, tell))
