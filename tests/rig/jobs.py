@@ -62,7 +62,7 @@ def job(
     }
     failing = {"containerName": "command", "operator": "NotIn", "values": [0]}
     policy = [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "FailJob", "onExitCodes": failing},
     ]
     body = {

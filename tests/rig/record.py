@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +88,22 @@ class Scene:
     cluster: Cluster
     namespace: str
     name: str
-    api: Any = field(default_factory=client.ApiClient)
 
     def now(self) -> Moment:
         """What there is, asked for at once."""
-        jobs = self._list("/apis/batch/v1", "jobs")
+        batch, core, namespace = client.BatchV1Api(), client.CoreV1Api(), self.namespace
+        jobs = _items(batch.list_namespaced_job_without_preload_content(namespace))
         kept = [one for one in jobs if one["metadata"]["name"] == self.name]
         pods = [
             one
-            for one in self._list("/api/v1", "pods")
+            for one in _items(core.list_namespaced_pod_without_preload_content(namespace))
             if one["metadata"]["labels"].get("rig") == self.name
         ]
         names = {self.name, *(one["metadata"]["name"] for one in pods)}
         events = [
-            one for one in self._list("/api/v1", "events") if one["involvedObject"]["name"] in names
+            one
+            for one in _items(core.list_namespaced_event_without_preload_content(namespace))
+            if one["involvedObject"]["name"] in names
         ]
         return Moment(kept[0] if kept else None, pods, events)
 
@@ -167,17 +169,10 @@ class Scene:
         urgent = job("urgent", container(self.cluster.bash_image, ":"), gpus=1, pod=pod)
         self.cluster.apply(self.namespace, urgent)
 
-    def _list(self, group: str, kind: str) -> list[dict[str, Any]]:
-        path = f"{group}/namespaces/{self.namespace}/{kind}"
-        answer = self.api.call_api(
-            path,
-            "GET",
-            auth_settings=["BearerToken"],
-            response_type="object",
-            _preload_content=False,
-        )
-        read: dict[str, Any] = json.loads(answer[0].data)
-        return list(read["items"])
+
+def _items(answer: Any) -> list[dict[str, Any]]:
+    read: dict[str, Any] = json.loads(answer.data)
+    return list(read["items"])
 
 
 def _simple(command: str, **more: Any) -> Callable[[Cluster], dict[str, Any]]:
@@ -337,7 +332,7 @@ def main(names: list[str]) -> int:
         for name in names or CASES:
             began = time.monotonic()
             path = write(name, record(cluster, name, CASES[name]))
-            print(f"{path.relative_to(Path.cwd())}  {time.monotonic() - began:.1f} s", flush=True)
+            print(f"{path}  {time.monotonic() - began:.1f} s", flush=True)
     return 0
 
 

@@ -127,6 +127,7 @@ def _archive(name: str, root: Path, target: Path, entrypoint: list[str]) -> None
             "os": "linux",
             "config": {"Env": [_PATH], "Entrypoint": entrypoint, "Cmd": ["/bin/sh"]},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "history": [{"created_by": "tests/rig/cluster/images.py"}],
         }
         manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
         with tarfile.open(target, "w") as tar:
