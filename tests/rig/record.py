@@ -92,17 +92,17 @@ class Scene:
     def now(self) -> Moment:
         """What there is, asked for at once."""
         batch, core, namespace = client.BatchV1Api(), client.CoreV1Api(), self.namespace
-        jobs = _items(batch.list_namespaced_job_without_preload_content(namespace))
+        jobs = _items(batch.list_namespaced_job(namespace, _preload_content=False))
         kept = [one for one in jobs if one["metadata"]["name"] == self.name]
         pods = [
             one
-            for one in _items(core.list_namespaced_pod_without_preload_content(namespace))
+            for one in _items(core.list_namespaced_pod(namespace, _preload_content=False))
             if one["metadata"]["labels"].get("rig") == self.name
         ]
         names = {self.name, *(one["metadata"]["name"] for one in pods)}
         events = [
             one
-            for one in _items(core.list_namespaced_event_without_preload_content(namespace))
+            for one in _items(core.list_namespaced_event(namespace, _preload_content=False))
             if one["involvedObject"]["name"] in names
         ]
         return Moment(kept[0] if kept else None, pods, events)
@@ -266,7 +266,7 @@ CASES: dict[str, Case] = {
     ),
     "quota": Case(_simple(":"), lambda now: now.event("FailedCreate"), first=Scene.quota),
     "refused-by-pod-security": Case(
-        _simple(":", securityContext={"privileged": True}), lambda now: now.event("FailedCreate")
+        _simple(":", securityContext={"runAsNonRoot": False}), lambda now: now.event("FailedCreate")
     ),
     "node-refused": Case(_simple(":", gpus=2, pod={"nodeName": "rig-node"})),
     "fetch-failed": Case(_fetching("exit 3")),

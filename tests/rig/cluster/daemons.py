@@ -70,6 +70,8 @@ def _api_server(programs: Programs, who: Identities) -> Daemon:
         f"--tls-cert-file={who['server.crt']}",
         f"--tls-private-key-file={who['server.key']}",
         f"--token-auth-file={who['tokens.csv']}",
+        # As real clusters have it; what a pod may be is its namespace's affair.
+        "--allow-privileged",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction,PodSecurity",
         "--service-account-issuer=https://kubernetes.default.svc",
