@@ -15,7 +15,7 @@ TESTS ?= tests
 # Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
 STORE ?= folder
 
-.PHONY: help setup demo s3 test check lint types imports format bench clean
+.PHONY: help setup demo s3 cluster rig test test-cluster check lint types imports format bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,7 +37,16 @@ demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way 
 s3: $(READY) ## Serve the bucket of `make demo STORE=s3` until Ctrl-C
 	@$(BIN)/python -m tests.rig.serve runs/demo-s3 demo
 
-test: $(READY) check ## Run every check and every test
+rig: $(READY) ## Have the programs and images of the tests' cluster ready (minutes, once)
+	@$(BIN)/python -m tests.rig.cluster.prepare
+
+cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say how to reach it
+	@$(BIN)/python -m tests.rig.cluster
+
+test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
+	$(BIN)/python -m pytest -n 0 tests/rig $(wildcard tests/k8s)
+
+test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 check: lint types imports ## Run the static checks

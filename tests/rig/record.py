@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     ),
     "node-refused": Case(_simple(":", gpus=2, pod={"nodeName": "rig-node"})),
     "fetch-failed": Case(_fetching("exit 3")),
-    "sidecar-failed": Case(_beside("sleep 4", "exit 1"), _waits("CrashLoopBackOff")),
+    "sidecar-failed": Case(_beside("sleep 20", "exit 1"), _waits("CrashLoopBackOff")),
     "secret-missing": Case(
         _simple(
             ":",

@@ -50,7 +50,15 @@ def _build(name: str, target: Path) -> None:
     storage = cache() / "buildah"
     # Layers that a change of the code leaves as they are stay in the cache between builds.
     with tempfile.TemporaryDirectory(prefix="distill-ledger-buildah-") as run:
-        buildah = ["buildah", "--root", str(storage), "--runroot", run, "--storage-driver", "vfs"]
+        buildah = [
+            "buildah",
+            "--root",
+            str(storage),
+            "--runroot",
+            run,
+            "--storage-driver",
+            "overlay",
+        ]
         _run([*buildah, "pull", "--quiet", f"docker-archive:{debian_archive()}"])
         _run(
             [

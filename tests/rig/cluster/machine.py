@@ -130,10 +130,11 @@ def clear() -> None:
     _end(_contained(), signal.SIGKILL)
     for mount in _mounts():
         subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
-    if Path("/run/netns", _NAMESPACE).exists():
-        _ip("netns", "del", _NAMESPACE)
+    # Before the namespace, which takes its end of the pair with it, but at a time of its own.
     if Path("/sys/class/net", _LINK).exists():
         _ip("link", "del", _LINK)
+    if Path("/run/netns", _NAMESPACE).exists():
+        _ip("netns", "del", _NAMESPACE)
     for hierarchy in _hierarchies():
         for folder, _, _ in os.walk(hierarchy / CGROUP, topdown=False):
             _remove_cgroup(Path(folder))

@@ -5,18 +5,14 @@ python -m tests.rig.cluster.programs        builds and installs all that a clust
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-
-import pytest
 
 from tests.rig import packages
 from tests.rig.cluster.machine import obstacle
 from tests.rig.s3 import s3_program
 from tests.rig.tools import go_programs, go_tool, skip
 
-__all__ = ["ETCD", "HELM", "KUBERNETES", "Programs", "helm", "programs"]
+__all__ = ["ETCD", "HELM", "KUBERNETES", "Programs", "helm", "kubernetes", "programs"]
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.4"
@@ -63,23 +59,3 @@ def helm() -> Path:
 
 def _etcd() -> Path:
     return go_programs(_HERE / "etcd", ETCD, "-trimpath", "-ldflags", "-s -w")
-
-
-def main() -> int:
-    """Have everything there before the tests start, so that none of them waits for a build."""
-    start = time.monotonic()
-    print("the cluster of the tests: looking for its programs (minutes, once) ...", flush=True)
-    try:
-        programs()
-    except pytest.skip.Exception as exc:
-        print(f"no cluster here, tests of it will be skipped: {exc}", file=sys.stderr)
-    except pytest.fail.Exception as exc:
-        print(exc, file=sys.stderr)
-        return 5
-    else:
-        print(f"the cluster of the tests: all there after {time.monotonic() - start:.1f} s")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
