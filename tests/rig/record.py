@@ -21,7 +21,7 @@ from kubernetes import client, config
 from tests.rig.jobs import container, finished, job, sidecar
 from tests.rig.k8s import Cluster, using
 
-__all__ = ["CASES", "FOLDER", "Case", "Moment"]
+__all__ = ["CASES", "FOLDER", "Case", "Moment", "read"]
 
 FOLDER = Path(__file__).parents[1] / "k8s" / "recorded"
 _SECONDS = 90
@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     ),
     "node-refused": Case(_simple(":", gpus=2, pod={"nodeName": "rig-node"})),
     "fetch-failed": Case(_fetching("exit 3")),
-    "sidecar-failed": Case(_beside("sleep 20", "exit 1"), _waits("CrashLoopBackOff")),
+    "sidecar-failed": Case(_beside("sleep 20", "exit 1"), lambda now: now.event("BackOff")),
     "secret-missing": Case(
         _simple(
             ":",
@@ -302,6 +302,12 @@ def record(cluster: Cluster, name: str, case: Case) -> Moment:
             scene.running()
             case.then(scene)
         return scene.until(case.moment)
+
+
+def read(name: str) -> Moment:
+    """The moment that is kept in FOLDER."""
+    kept = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return Moment(kept["job"], kept["pods"], kept["events"])
 
 
 def write(name: str, moment: Moment) -> Path:

@@ -349,6 +349,29 @@ with socket.create_server((sys.argv[1], 0)) as server:
 """
 
 
+def test_processes_that_want_a_cluster_at_once_have_the_same(cluster: Cluster) -> None:
+    if not cluster.own:
+        pytest.skip("a given cluster is there, however many use it")
+    said = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WHOSE], stdout=subprocess.PIPE, text=True, cwd=_ROOT
+        )
+        for _ in range(2)
+    ]
+    uid = cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+    assert [process.communicate()[0].strip() for process in said] == [uid, uid]
+    # They have left, and it is still ours.
+    assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
+
+
+_ROOT = Path(__file__).parents[2]
+_WHOSE = """
+from tests.rig.k8s import using
+with using() as one:
+    print(one.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"))
+"""
+
+
 def test_what_the_api_server_answered_can_be_read(cluster: Cluster, namespace: str) -> None:
     cluster.apply(namespace, job("noted", container(cluster.bash_image, ":")))
     noted = [
