@@ -18,6 +18,10 @@ __all__ = ["cache", "go_programs", "go_tool", "skip"]
 _BUILD_SECONDS = 1800
 #: The Go that is fetched where the machine has none.
 _GO = "1.26.6"
+#: Settled once for this process and those that it starts: tests give XDG_CACHE_HOME another meaning.
+_CACHE = "TEST_TOOLS_CACHE"
+_USERS_CACHE = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+os.environ.setdefault(_CACHE, str(Path(_USERS_CACHE, "distill-ledger")))
 
 
 def skip(reason: str) -> None:
@@ -108,5 +112,4 @@ def _go_install(arguments: list[str], folder: Path) -> Path:
 
 def cache() -> Path:
     """The folder of this user in which what was built or fetched once is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "distill-ledger"
+    return Path(os.environ[_CACHE])

@@ -174,7 +174,7 @@ def _containerd(_: Programs, __: Identities) -> Daemon:
     networks.mkdir()
     network = {
         "cniVersion": "1.0.0",
-        "name": "distill-ledger-rig",
+        "name": CGROUP,
         "plugins": [
             {
                 "type": "ptp",

@@ -52,10 +52,12 @@ PODS = "10.232.0.0/24"
 SERVICES = "10.96.0.0/24"
 #: The first of the services' range: the API server listens there itself, so no proxy of services is needed.
 SERVICE = "10.96.0.1"
+#: The name of the cgroup and of the pods' network.
 CGROUP = "distill-ledger-rig"
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
+_PLUGIN_NOTES = Path("/var/lib/cni/results")
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROCESSES = HOME / "processes.json"
 _END_SECONDS = 20
