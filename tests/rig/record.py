@@ -270,7 +270,11 @@ CASES: dict[str, Case] = {
     ),
     "node-refused": Case(_simple(":", gpus=2, pod={"nodeName": "rig-node"})),
     "fetch-failed": Case(_fetching("exit 3")),
-    "sidecar-failed": Case(_beside("sleep 20", "exit 1"), lambda now: now.event("BackOff")),
+    # One that ends at once is never seen started, and what waits for it never starts either.
+    "sidecar-never-started": Case(_beside("sleep 20", "exit 1"), lambda now: now.event("BackOff")),
+    "sidecar-crashing": Case(
+        _beside("sleep 60", "sleep 2; exit 1"), lambda now: now.event("BackOff")
+    ),
     "secret-missing": Case(
         _simple(
             ":",

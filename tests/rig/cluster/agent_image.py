@@ -27,6 +27,7 @@ _SOURCES = (
 )
 _FOLDERS = ("ledger", "k8s", "launcher")
 _SECONDS = 900
+_KEPT, _MANY = 3, 8
 
 
 def agent_archive() -> tuple[str, Callable[[], Path]]:
@@ -70,6 +71,23 @@ def _build(name: str, target: Path) -> None:
             ]
         )
         _run([*buildah, "push", "--quiet", name, f"docker-archive:{target}:{name}"])
+        _forget(buildah, target)
+
+
+def _forget(buildah: list[str], target: Path) -> None:
+    """Images of checkouts that are no more would fill the disk: the archives of some are kept, and their layers
+    until there are many."""
+    archives = target.parent.glob("distill-ledger-*.tar")
+    for old in sorted(archives, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    listed = subprocess.run(
+        [*buildah, "images", "--quiet", "rig.local/distill-ledger"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if len(set(listed.stdout.split())) > _MANY:
+        _run([*buildah, "rmi", "--all", "--force"])
 
 
 def _run(command: list[str]) -> None:
