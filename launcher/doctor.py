@@ -17,18 +17,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import IO, Final
 
 from launcher import clock
 from launcher.clock import new_id
-from launcher.errors import LauncherError, UnavailableError, UsageError
+from launcher.errors import LauncherError, UsageError
+from launcher.findings import Finding, exit_code, failed, ok, warning
 from launcher.leftovers import leftovers
 from launcher.project import network_filesystem
 from launcher.settings import Settings
+from launcher.storage.bucket_url import is_bucket
 from launcher.storage.durable import take_name
-from launcher.storage.port import TEMPORARY_PREFIX
+from launcher.storage.port import TEMPORARY_PREFIX, ObjectStore
 from launcher.workspace import Workspace, open_parts, open_workspace, translated
 from ledger.projections.storage_alert import human_bytes
 from ledger.stores.port import EventStore
@@ -39,38 +40,6 @@ __all__ = ["Finding", "examine", "exit_code"]
 _GIGABYTE: Final = 10**9
 _SKEW_SECONDS: Final = 5.0
 _PYTHON: Final = (3, 11)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line. ``code`` is the exit code of a failure: 2 wrong set-up, 4 integrity, 5 unavailable."""
-
-    name: str
-    state: Literal["ok", "warning", "failed"]
-    what: str
-    do: str = ""
-    code: int = 0
-
-
-def ok(name: str, what: str) -> Finding:
-    """All is well."""
-    return Finding(name, "ok", what)
-
-
-def warning(name: str, what: str, do: str) -> Finding:
-    """It works, but somebody should know."""
-    return Finding(name, "warning", what, do)
-
-
-def failed(name: str, what: str, do: str, error: type[LauncherError] = UnavailableError) -> Finding:
-    """It does not work."""
-    return Finding(name, "failed", what, do, error.exit_code)
-
-
-def exit_code(findings: list[Finding]) -> int:
-    """0 without a failure; else integrity before unavailable before wrong set-up."""
-    codes = {finding.code for finding in findings}
-    return next((code for code in (4, 5, 2) if code in codes), 0)
 
 
 def examine(
@@ -85,18 +54,30 @@ def examine(
     ``is_driven``: whether a launcher is at work on the run of that id.
     """
     home, store = open_parts(settings, root)
-    place = Path(store.where)
     yield python(sys.version_info[:3])
     yield bash()
     yield git()
-    for name, folder in (("home", home), ("store", place)):
+    places = {"home": home}
+    if not is_bucket(store.where):
+        places["store"] = Path(store.where)
+    for name, folder in places.items():
         yield writable(name, folder)
         yield network(name, folder, network_filesystem(folder))
-    yield space(shutil.disk_usage(_existing(place)).free, os.statvfs(_existing(place)).f_favail)
-    if probe and place.is_dir():
-        yield from probed(place)
+    place = _existing(places.get("store", home))
+    yield space(shutil.disk_usage(place).free, os.statvfs(place).f_favail)
+    reached = True
+    if is_bucket(store.where):
+        for finding in _bucket(store, probe=probe):
+            reached &= finding.name != "store" or finding.state != "failed"
+            yield finding
+    elif probe and places["store"].is_dir():
+        yield from probed(places["store"])
     elif probe:
-        yield ok("probe", f"{place} is not there yet: nothing to try create-only and locks in")
+        what = f"{places['store']} is not there yet: nothing to try create-only and locks in"
+        yield ok("probe", what)
+    if not reached:
+        yield from _not_reached(settings)
+        return
     yield sqlite(sqlite3.sqlite_version_info, _journal_mode(home / "ledger.db"))
     try:
         ws = open_workspace(settings, root, writing=False)
@@ -106,6 +87,20 @@ def examine(
             yield from (warning(name, what, do) for name, what, do in left)
     except LauncherError as exc:
         yield failed("ledger", exc.message, exc.hint or "launcher audit", type(exc))
+
+
+def _bucket(store: ObjectStore, *, probe: bool) -> Iterator[Finding]:
+    from launcher import doctor_bucket  # here: a folder needs none of it
+    from launcher.storage.s3 import S3Store
+
+    assert isinstance(store, S3Store)
+    yield from doctor_bucket.look(store, probe=probe)
+
+
+def _not_reached(settings: Settings) -> Iterator[Finding]:
+    """One trouble is said once; what stands on the bucket is not looked at."""
+    if settings.ledger == "store":
+        yield warning("ledger", "it is in the store: not looked at", "see store above")
 
 
 # --- tools --------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ Identity = tuple[int, ...]
 class Folder:
     """A run's folder here. ``kept_because`` is the first reason why it stays; None: all of it is safe.
 
-    ``seen`` is what each path in it was when it was found safe.
+    ``seen`` is what each path in it was when it was found safe, ``digests`` the blobs that make it so.
     """
 
     run_id: str
@@ -50,6 +50,7 @@ class Folder:
     size_bytes: int
     kept_because: str | None
     seen: Mapping[str, Identity] = field(default_factory=dict)
+    digests: frozenset[str] = frozenset()
 
 
 def survey_folders(
@@ -166,7 +167,7 @@ def _examined(ws: Workspace, state: RunState, path: Path) -> Folder:
         if identity_of((path / name).lstat()) != seen[name]:
             return Folder(state.run_id, path, 0, 0, f"{name} is being written")
         total += found.st_size if stat.S_ISREG(found.st_mode) else 0
-    return Folder(state.run_id, path, len(seen), total, None, seen)
+    return Folder(state.run_id, path, len(seen), total, None, seen, frozenset(blobs))
 
 
 def _papers(ws: Workspace, state: RunState, path: Path) -> dict[str, bytes]:
@@ -226,14 +227,15 @@ def _walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     """(path in it, POSIX; what it is) of everything under ``top`` that is no folder; links are not followed."""
     todo = [""]
     while todo:
-        prefix = todo.pop()
+        prefix, folders = todo.pop(), []
         with os.scandir(top / prefix) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 if entry.is_dir(follow_symlinks=False):
-                    todo.append(f"{prefix}{entry.name}/")
+                    folders.append(f"{prefix}{entry.name}/")
                 else:
                     # From the path: what scandir noted may be older.
                     yield prefix + entry.name, (top / prefix / entry.name).lstat()
+        todo += reversed(folders)
 
 
 def identity_of(found: os.stat_result) -> Identity:

@@ -18,9 +18,6 @@ from ledger.errors import VersionConflictError
 from ledger.events import (
     EventData,
     Recorded,
-    RunFolderRestored,
-    RunFolderRetired,
-    StorageMeasured,
 )
 from ledger.identity import identify
 from ledger.ids import pointer_stream, run_stream
@@ -95,13 +92,11 @@ class Journal:
                 return self.pointer(name)
         raise AssertionError("unreachable")
 
-    def record_storage(
-        self, measured: StorageMeasured | RunFolderRetired | RunFolderRestored, key: str = ""
-    ) -> Recorded[Any]:
+    def record_storage(self, fact: EventData, key: str = "") -> Recorded[Any]:
         """Append a fact about storage; ``key`` makes a measurement one fact however often it is said."""
         for attempt in range(_ATTEMPTS):
             known = self.store.read_stream("storage")
-            event = identify("storage", measured, key)
+            event = identify("storage", fact, key)
             said = next((r for r in known if r.id == event.id), None)
             if said is not None:
                 return said

@@ -15,12 +15,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
 from launcher.errors import ConflictError, IntegrityError, UsageError
 from launcher.journal import Journal
 from launcher.refusal import Refusal, why_not
+from launcher.retention.lineage import bring_back
+from launcher.retention.reach import DAY_SECONDS
 from launcher.settling import RaceLostError, Settling, verify_blob
 from launcher.storage.pointer import PointerHistory
 from launcher.storage.port import BlobDamagedError, BlobMissingError, ObjectStore
@@ -113,6 +116,8 @@ class Promoter:
             return self._decided(name, decision)
         if expect_generation is not None and history.latest != expect_generation:
             raise self._unexpected(history, expect_generation)
+        if not automatic and self._ended_long_ago(run):
+            bring_back(self.store, self.journal.store.read_stream(run.stream))
         refusal = why_not(
             run,
             history,
@@ -157,6 +162,13 @@ class Promoter:
                 )
             raise
         return self._decided(name, decision)
+
+    def _ended_long_ago(self, run: RunState) -> bool:
+        """Whether what made its checkpoint may lie in a trash that is about to be emptied."""
+        if run.ended_at is None:
+            return False
+        ended, now = map(datetime.fromisoformat, (run.ended_at, self.journal.clock()))
+        return (now - ended).total_seconds() >= DAY_SECONDS
 
     def _unexpected(self, history: PointerHistory, expected: int) -> ConflictError | UsageError:
         winner = history.get(expected + 1)

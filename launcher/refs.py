@@ -119,6 +119,8 @@ def resolve_input(
             size_bytes=blob.size_bytes,
         )
     found = resolve_digest(ref, journal, store, root)
+    if store.recover(found.digest) is None:  # the run will rely on it: out of the trash with it
+        raise IntegrityError(f"{found.shown}: blob {found.digest} is not in {store.where}")
     return InputRef(
         ref=ref,
         path=relative_to_project(inputs_dir / (label + found.suffix), root),
@@ -132,7 +134,9 @@ def _whole_digest(ref: str, store: ObjectStore) -> str:
     given = ref.removesuffix("…")
     digits = given.removeprefix("sha256:")
     if _DIGITS.fullmatch(digits) and _MIN_DIGITS <= len(digits) < 64:
-        found = [info.key.rpartition("/")[2] for info in store.list(blob_key(given))]
+        found = [info.key.rpartition("/")[2] for info in store.list(blob_key(given))] or [
+            digest for digest in _trashed(store) if digest.startswith(digits)
+        ]
         if len(found) > 1:
             raise UsageError(f"{ref} names {len(found)} blobs", "say more of it")
         if not found:
@@ -142,6 +146,12 @@ def _whole_digest(ref: str, store: ObjectStore) -> str:
         return check_digest(ref)
     except InvalidNameError as exc:
         raise UsageError(str(exc)) from exc
+
+
+def _trashed(store: ObjectStore) -> list[str]:
+    """The hex digits of every blob in the trash."""
+    keys = {info.key for date in store.trash_dates() for info in store.trashed(date)}
+    return sorted(key.rpartition("/")[2] for key in keys)
 
 
 def check_input(ref: str, root: Path, label: str, journal: Journal, store: ObjectStore) -> None:

@@ -212,7 +212,7 @@ def _relative(ws: Workspace, path: str | None) -> str | None:
 
 
 class _Hashing:
-    """A store for a dry run: reads go through, an ingest only hashes."""
+    """A store for a dry run: reads go through, an ingest only hashes, nothing leaves the trash."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -225,3 +225,6 @@ class _Hashing:
 
     def ingest_bytes(self, data: bytes) -> BlobInfo:
         return digest_bytes(data)
+
+    def recover(self, digest: str) -> BlobInfo | None:
+        return self._store.stat_blob(digest)

@@ -4,8 +4,9 @@ Rules:
 
 1. A folder goes only if everything in it is safe (``folder_survey``); else all of it stays, and the first reason is
    said.
-2. The ledger hears of it first (``RunFolderRetired``): from then on nobody misses or writes its documents. Then
-   what open runs need is looked at once more, since one may have begun meanwhile.
+2. The ledger hears of it first (``RunFolderRetired``): from then on nobody misses or writes its documents, and the
+   store's garbage collection counts the run as young. Then what open runs need is looked at once more, since one
+   may have begun meanwhile, and every blob is seen in its place, or brought back to it from the trash.
 3. A file is removed only while it is the very file that was hashed. Whatever came since stays, and its folders.
    So a kill leaves files that are all safe; the next time goes on with them.
 4. ``restore`` and a removal of the same folder wait for each other (``folder_lock``), and so do the documents.
@@ -15,9 +16,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from launcher.agent.protocol import machine_id
 from launcher.errors import UnavailableError
@@ -28,6 +31,8 @@ from launcher.workspace import Workspace
 from ledger import events as e
 
 __all__ = ["folder_lock", "remove", "take_back"]
+
+_THREADS: Final = 8
 
 
 @contextmanager
@@ -54,7 +59,7 @@ def remove(ws: Workspace, folder: Folder, is_driven: Callable[[str], bool]) -> F
             why = change_since(ws, folder, is_driven)
             if why is None:
                 _retire(ws, folder)
-                why = reason_to_keep(ws, folder.run_id, is_driven)
+                why = reason_to_keep(ws, folder.run_id, is_driven) or _gone_by_now(ws, folder)
                 if why is not None:
                     take_back(ws, folder.run_id, folder.path)
             if why is None:
@@ -63,6 +68,17 @@ def remove(ws: Workspace, folder: Folder, is_driven: Callable[[str], bool]) -> F
             what = f"{exc.filename or folder.path}: {exc.strerror}"
             raise UnavailableError(what, "run it again") from exc
     return replace(folder, kept_because=why)
+
+
+def _gone_by_now(ws: Workspace, folder: Folder) -> str | None:
+    """Why the store cannot rebuild the folder any more; None where every blob is in its place."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for digest, blob in zip(
+            folder.digests, pool.map(ws.store.recover, folder.digests), strict=True
+        ):
+            if blob is None:
+                return f"blob {digest} is not in the store any more"
+    return None
 
 
 def _retire(ws: Workspace, folder: Folder) -> None:

@@ -73,6 +73,7 @@ def contents_of(state: RunState, ledger: EventStore, store: ObjectStore) -> Cont
     for path in DOCUMENTS:
         found.files.pop(path, None)
     found.files |= _logs(state, ledger, store)
+    _add_inputs(state, found, mentioned)
     _add_tags(state, found, mentioned)
     return found
 
@@ -138,6 +139,24 @@ def _logs(state: RunState, ledger: EventStore, store: ObjectStore) -> dict[str, 
     return logs
 
 
+def _add_inputs(state: RunState, found: Contents, mentioned: set[str]) -> None:
+    """Inputs that were brought from the store into the folder; no stage's outputs."""
+    request = state.request
+    assert request is not None
+    for given in (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs):
+        if given is not None and given.stored:
+            inside = _inside(request, given.path)
+            if inside is not None and inside not in mentioned:
+                found.files[inside] = Kept(given.digest, given.size_bytes, state.requested_at)
+
+
+def _inside(request: e.RunRequested, path: str) -> str | None:
+    """A path of the request's, relative to the run's folder if it lies in it."""
+    place = Path(os.path.normpath(Path(request.project_root, path)))
+    folder = Path(os.path.normpath(folder_of(request)))
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else None
+
+
 def _add_tags(state: RunState, found: Contents, mentioned: set[str]) -> None:
     """The tag file, where no manifest has a word about it."""
     tags, request = state.tags, state.request
@@ -145,11 +164,10 @@ def _add_tags(state: RunState, found: Contents, mentioned: set[str]) -> None:
         return
     relabel = state.stages.get("relabel")
     kept = Kept(tags.digest, None, relabel.completed_at if relabel else None)
-    folder = os.path.normpath(folder_of(request))
-    place = os.path.normpath(Path(request.project_root, tags.tag_file))
-    if not Path(place).is_relative_to(folder):
-        found.tag_file = (Path(place), kept)
-    elif (inside := Path(place).relative_to(folder).as_posix()) not in mentioned:
+    inside = _inside(request, tags.tag_file)
+    if inside is None:
+        found.tag_file = (Path(os.path.normpath(Path(request.project_root, tags.tag_file))), kept)
+    elif inside not in mentioned:
         found.files[inside] = kept
 
 

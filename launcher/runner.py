@@ -8,34 +8,42 @@ Rules:
    second launcher, a job that checked the tags, this process stopped for an hour), nothing is said and
    the run is looked at again.
 4. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
-5. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
+5. A bucket that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
+6. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
    supervisor finishes by itself.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
-from launcher.errors import ConflictError, IntegrityError, UsageError
+from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
 from launcher.executors.port import Executor, Observation, Running, StageResult
+from launcher.followers import TargetBehindError
 from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
 from launcher.project import relative_to_project
 from launcher.promotion import Moved, RaceLostError
 from launcher.request import make_folders
+from launcher.retry import outlasted
 from launcher.storage.bucket_url import look_seconds
 from launcher.surroundings import log_path, run_dir, stage_spec
 from launcher.usage import measure
-from launcher.workspace import Workspace
+from launcher.workspace import Workspace, translated
 from ledger import events as e
 from ledger.decider import RunState, StageState, conclude, may_retry
 
 __all__ = ["Progress", "RunOutcome", "Runner", "exit_code_of"]
+
+T = TypeVar("T")
 
 _WAIT_SECONDS = 1.0
 _BEGUN = ("submitted", "running")
@@ -70,6 +78,11 @@ def exit_code_of(state: RunState) -> int:
     return 130 if isinstance(state.end, e.RunCancelled) else 70
 
 
+def _is_passing(error: BaseException) -> bool:
+    """Whether it may be over when the same is tried again; a target file that cannot be written is not."""
+    return isinstance(error, UnavailableError) and not isinstance(error, TargetBehindError)
+
+
 class Runner:
     """Runs of one workspace. ``config``'s variables, secrets included, are for the stages only."""
 
@@ -100,7 +113,7 @@ class Runner:
                         self.progress.note("stopping; a second Ctrl-C leaves at once")
                         state = self.cancel(run_id, "interrupted")
                     else:
-                        state = self._advance(state)
+                        state = self._outlast(partial(self._advance, state))
             finally:
                 self.executor.close()
             if self._interrupts.asked and state.status == "succeeded":
@@ -136,6 +149,34 @@ class Runner:
             if failed and not may_retry(at, state.request.infrastructure_retries):
                 return conclude(state)
         return e.RunCancelled(stage=at.plan.name if at else None, reason=reason)
+
+    def _outlast(self, step: Callable[[], T]) -> T:
+        """Do what is safe to do again until the store answers; a stage that runs meanwhile goes on by itself."""
+        away = False
+
+        def tell(error: BaseException) -> None:
+            nonlocal away
+            if self._interrupts.asked:
+                raise KeyboardInterrupt
+            if not away:
+                patience = f"{self.ws.settings.outlast_seconds:g} s"
+                self.progress.note(f"{error}; trying again for up to {patience}")
+            away = True
+
+        def attempt() -> T:
+            with translated():
+                return step()
+
+        done = outlasted(
+            attempt,
+            seconds=self.ws.settings.outlast_seconds,
+            is_passing=_is_passing,
+            before_wait=tell,
+            sleep=lambda seconds: self._interrupts.wait(lambda: clock.sleep(seconds)),
+        )
+        if away:
+            self.progress.note("the store answers again")
+        return done
 
     # --- one step ---
 
@@ -268,7 +309,8 @@ class Runner:
             return RunOutcome(state, code)
         plan = request.promotion
         try:
-            moved = self.ws.promoter.promote(state, plan.target, automatic=True, plan=plan)
+            promote = partial(self.ws.promoter.promote, state, plan.target, automatic=True)
+            moved = self._outlast(partial(promote, plan=plan))
         except (RaceLostError, IntegrityError) as exc:
             self.ws.documents.write(state.run_id)
             return RunOutcome(state, exc.exit_code, promotion_error=exc)

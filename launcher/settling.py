@@ -61,10 +61,15 @@ class WrongStoreError(IntegrityError):
 def verify_blob(
     store: ObjectStore, digest: str | None, size_bytes: int | None, *, deep: bool = False
 ) -> None:
-    """Raises IntegrityError unless the blob is there with the size that was recorded. ``deep`` hashes it."""
+    """Raises IntegrityError unless the blob is there with the size that was recorded. ``deep`` hashes it.
+
+    For whoever is about to rely on it: one that lies in the trash is moved back.
+    """
     if digest is None:
         raise IntegrityError("it names no checkpoint")
-    found = store.verify_blob(digest) if deep else store.stat_blob(digest)
+    found = store.recover(digest)
+    if deep and found is not None:
+        found = store.verify_blob(digest)
     if found is None:
         raise BlobMissingError(digest, store.where)
     if size_bytes is not None and found.size_bytes != size_bytes:

@@ -15,11 +15,13 @@ from launcher.promotion import moved_since
 from launcher.settings import Settings
 from launcher.settling import RaceLostError, verify_blob
 from launcher.storage import opening
+from launcher.storage.address import Address
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.storage.port import ObjectExistsError, ObjectStore
+from launcher.target import TargetFile
 from ledger.events import Generation
 
-__all__ = ["StoreRollback", "open_rollback", "open_store"]
+__all__ = ["StoreRollback", "open_address", "open_rollback", "open_store"]
 
 
 def open_store(settings: Settings, root: Path) -> ObjectStore:
@@ -33,13 +35,21 @@ def open_rollback(settings: Settings, root: Path) -> StoreRollback:
     return StoreRollback(store, root=root, project=settings.project, actor=settings.actor)
 
 
-class StoreRollback:
-    """Rolls pointers back in one store, for one project root."""
+def open_address(address: Address, *, root: Path, actor: str) -> StoreRollback:
+    """A StoreRollback of the store that ``address`` names; no file follows it. Raises UsageError."""
+    store = opening.open_store(address.store)
+    return StoreRollback(store, root=root, project="", actor=actor, files=False)
 
-    def __init__(self, store: ObjectStore, *, root: Path, project: str, actor: str) -> None:
+
+class StoreRollback:
+    """Rolls pointers back in one store, for one project root; ``files``: its target files follow."""
+
+    def __init__(
+        self, store: ObjectStore, *, root: Path, project: str, actor: str, files: bool = True
+    ) -> None:
         self.store, self.actor = store, actor
         self.pointers = Pointers(store)
-        self.followers = Followers(root, project, self.pointers)
+        self.followers = (Followers if files else _NoFiles)(root, project, self.pointers)
 
     def history(self, name: str) -> PointerHistory:
         """The store's generations of ``name``."""
@@ -90,3 +100,10 @@ class StoreRollback:
             with suppress(UnavailableError):  # a convenience, that nothing of ours trusts
                 self.pointers.write_view(name)
             return body, self.followers.bring_in_step(name, by=body, ready=ready)
+
+
+class _NoFiles(Followers):
+    """Where there is no project: what lies here under a pointer's name is somebody else's."""
+
+    def file(self, name: str) -> TargetFile | None:
+        return None

@@ -63,6 +63,7 @@ def stage_spec(
         timeout_seconds=plan.timeout_seconds,
         grace_seconds=ws.settings.grace_seconds,
         spec_digest=plan.spec_digest,
+        patience_seconds=ws.settings.outlast_seconds,
     )
 
 
@@ -90,8 +91,19 @@ def _own(
 
 
 def _fetched(ws: Workspace, given: e.InputRef, root: Path) -> Path:
-    """Where an input lies. One that was named by run, pointer or digest is brought from the store."""
+    """Where an input lies. One that was named by run, pointer or digest is brought from the store.
+
+    So is one that lay in another run's folder, where that was retired while this run was being requested.
+    """
     path = root / given.path
-    if given.ref.startswith(("run:", "pointer:", "sha256:")) and not path.exists():
-        ws.store.fetch_blob(given.digest, path)
+    if not path.exists():
+        by_name = given.ref.startswith(("run:", "pointer:", "sha256:"))
+        if by_name or _went_with_its_folder(ws, path):
+            ws.store.fetch_blob(given.digest, path)
     return path
+
+
+def _went_with_its_folder(ws: Workspace, path: Path) -> bool:
+    known = set(ws.journal.run_ids())
+    above = [ws.journal.run(folder.name) for folder in path.parents if folder.name in known]
+    return any(ws.documents.folders.is_retired(state) for state in above)

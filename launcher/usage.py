@@ -5,37 +5,41 @@ Rules:
 1. Bytes are those that files have (``st_size``). A symlink is no bytes; a file with several names in run
    folders and beside targets counts once.
 2. What vanishes while it is counted is not counted; what may not be read is said (``unreadable``).
-3. A file is called obsolete only if the store has its bytes under the digest that the ledger gives it, it was
-   not touched since, nothing that is live or open names it, and it is not a target's newest backup. A doubt
-   keeps it.
+3. What is called obsolete is ``launcher.obsolete``'s to say.
+4. A bucket is listed once, by what lies in it: about as many requests as it has thousands of objects.
 
 Classes: students, other checkpoints, teachers and inputs, logs, other outputs (every further blob), results
-(small objects), run folders, backups (beside targets), ledger (its journal and write-ahead log too).
+(small objects), trash (``launcher gc`` empties it), run folders, backups (beside targets), ledger (in the home with
+its journal and write-ahead log, or the segments in the store).
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from launcher import clock
 from launcher.errors import IntegrityError
+from launcher.obsolete import backups_of, old_backups, stored_copies
 from launcher.project import is_file_target
+from launcher.storage.bucket_url import is_bucket
 from launcher.storage.pointer import PointerHistory
+from launcher.storage.port import AccessRefusedError
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import ObsoleteCheckpoint, StorageMeasured
 from ledger.projections.runs import fold_runs
 
-__all__ = ["PointerUsage", "RunUsage", "Usage", "measure", "survey"]
+__all__ = ["PointerUsage", "RunUsage", "Uploads", "Usage", "measure", "store_classes", "survey"]
 
 #: So many obsolete files are named in a document; all are counted.
 _NAMED: Final = 20
-#: How long after a run's end its files may still have been written by it: clocks differ, times are rounded.
-_END_SECONDS: Final = 2.0
+#: Under what the small objects lie that are no blobs: results, generations, followers' notes.
+_RESULTS: Final = ("runs/", "pointers/", "consumers/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,31 @@ class PointerUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Uploads:
+    """Uploads that were begun and not ended; ``since`` (RFC 3339) is when the oldest was, None where there are none."""
+
+    count: int
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """All of a workspace. ``obsolete`` largest first; ``unreadable`` are folders that could not be looked into."""
+    """All of a workspace. ``obsolete`` largest first; ``unreadable`` are folders that could not be looked into.
+
+    ``stored_bytes`` of the classes lie in the store, and count against ``quota_bytes`` (LAUNCHER_QUOTA_BYTES).
+    ``uploads`` is None where the store has no such thing, or they were not looked for.
+    """
 
     store: str
     classes: Mapping[str, int]
+    stored_bytes: int
     free_bytes: int | None
+    quota_bytes: int | None
     runs: tuple[RunUsage, ...]
     pointers: tuple[PointerUsage, ...]
     obsolete: tuple[ObsoleteCheckpoint, ...]
     unreadable: tuple[str, ...] = ()
+    uploads: Uploads | None = None
 
 
 def measure(
@@ -80,6 +99,7 @@ def measure(
         store=usage.store,
         bytes_by_class=dict(usage.classes),
         free_bytes=usage.free_bytes,
+        quota_bytes=usage.quota_bytes,
         obsolete=usage.obsolete[:_NAMED],
         obsolete_count=len(usage.obsolete),
         obsolete_bytes=sum(item.size_bytes for item in usage.obsolete),
@@ -88,8 +108,11 @@ def measure(
     )
 
 
-def survey(ws: Workspace) -> Usage:
-    """Count everything. Reads the ledger, lists the store and the run folders; writes nothing."""
+def survey(ws: Workspace, *, uploads: bool = False) -> Usage:
+    """Count everything. Reads the ledger, lists the store and the run folders; writes nothing.
+
+    ``uploads``: look for unfinished ones too.
+    """
     runs = fold_runs(ws.ledger.read_all())
     blobs = {"sha256:" + o.key.rpartition("/")[2]: o.size_bytes for o in ws.store.list("blobs/")}
     disk = _Disk()
@@ -97,20 +120,25 @@ def survey(ws: Workspace) -> Usage:
     folders = {
         run: disk.tree(ws.documents.run_dir(s.request)) for run, s in runs.items() if s.request
     }
-    backups = {name: _backups_of(ws, name) for name in histories if is_file_target(name)}
+    backups = {name: backups_of(ws, name) for name in histories if is_file_target(name)}
     backup_bytes = {name: disk.files(paths) for name, paths in backups.items()}
-    classes = _store_classes(runs, blobs)
-    classes["results"] = sum(o.size_bytes for p in ("runs/", "pointers/") for o in ws.store.list(p))
+    classes = store_classes(runs, blobs)
+    classes["results"] = sum(_listed(ws, prefix) for prefix in _RESULTS)
+    classes["trash"] = _listed(ws, "trash/")
+    segments = _listed(ws, "ledger/")
+    stored = sum(classes.values()) + segments
     classes["run folders"] = sum(folders.values())
     classes["backups"] = sum(backup_bytes.values())
-    classes["ledger"] = disk.files(
+    classes["ledger"] = segments + disk.files(
         ws.home / f"ledger.db{suffix}" for suffix in ("", "-journal", "-wal", "-shm")
     )
-    found = [*_old_backups(ws, backups, blobs), *_stored_copies(ws, runs, histories, blobs)]
+    found = [*old_backups(ws, backups, blobs), *stored_copies(ws, runs, histories, blobs)]
     return Usage(
         store=ws.store.where,
         classes=classes,
+        stored_bytes=stored,
         free_bytes=ws.store.free_bytes(),
+        quota_bytes=ws.settings.quota_bytes,
         runs=tuple(
             RunUsage(run, state.status, folders.get(run, 0), _stored(state, blobs))
             for run, state in runs.items()
@@ -122,7 +150,32 @@ def survey(ws: Workspace) -> Usage:
         # Where a pointer cannot be read, nobody knows what it needs.
         obsolete=tuple(sorted(found, key=lambda i: (-i.size_bytes, i.path))) if whole else (),
         unreadable=tuple(disk.unreadable),
+        uploads=_unfinished(ws) if uploads else None,
     )
+
+
+def _listed(ws: Workspace, prefix: str) -> int:
+    return sum(info.size_bytes for info in ws.store.list(prefix))
+
+
+def _unfinished(ws: Workspace) -> Uploads | None:
+    """What uploads hold is stored and paid for, and shows in no listing."""
+    if not is_bucket(ws.store.where):
+        return None
+    from launcher.storage.s3 import S3Store  # here: it is not needed for a folder
+
+    if not isinstance(ws.store, S3Store):
+        return None
+    try:
+        begun = [info.modified for info in ws.store.stale_uploads(math.inf)]
+    except AccessRefusedError:
+        return None  # who may read need not be let see them
+    since = _time(min(begun)) if begun else None
+    return Uploads(len(begun), since)
+
+
+def _time(epoch_seconds: float) -> str:
+    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _histories(ws: Workspace) -> tuple[dict[str, PointerHistory], bool]:
@@ -139,7 +192,7 @@ def _histories(ws: Workspace) -> tuple[dict[str, PointerHistory], bool]:
 # --- by class -----------------------------------------------------------------------------------------
 
 
-def _store_classes(runs: Mapping[str, RunState], blobs: Mapping[str, int]) -> dict[str, int]:
+def store_classes(runs: Mapping[str, RunState], blobs: Mapping[str, int]) -> dict[str, int]:
     """A blob that is several things is the first of: student, other checkpoint, input, log."""
     class_of: dict[str, str] = {}
     for state in runs.values():
@@ -217,83 +270,3 @@ class _Disk:
                 return 0
             self._seen.add(key)
         return found.st_size
-
-
-# --- obsolete -----------------------------------------------------------------------------------------
-
-
-def _backups_of(ws: Workspace, name: str) -> list[Path]:
-    target = ws.root / name
-    prefix = f"{target.name}.bak."
-    try:
-        with os.scandir(target.parent) as entries:
-            return [
-                Path(entry.path)
-                for entry in entries
-                if entry.name.startswith(prefix) and entry.is_file(follow_symlinks=False)
-            ]
-    except OSError:
-        return []
-
-
-def _old_backups(
-    ws: Workspace, backups: Mapping[str, list[Path]], blobs: Mapping[str, int]
-) -> Iterator[ObsoleteCheckpoint]:
-    """Backups that the ledger knows, but the newest of each target, and whose bytes the store has.
-
-    Any other one may be the only copy of what somebody put there by hand.
-    """
-    for name, present in backups.items():
-        known: dict[Path, str] = {}
-        for _, confirmed in ws.journal.pointer(name).confirmations:
-            held = confirmed.generation.previous.digest
-            path = ws.root / confirmed.backup if confirmed.backup else None
-            if path is not None and held is not None and path in present:
-                known[path] = held
-        for path, held in list(known.items())[:-1]:
-            if _is_file_of(path, blobs.get(held)):
-                yield _obsolete(ws, path, blobs[held], f"an earlier backup of {name}")
-
-
-def _stored_copies(
-    ws: Workspace,
-    runs: Mapping[str, RunState],
-    histories: Mapping[str, PointerHistory],
-    blobs: Mapping[str, int],
-) -> Iterator[ObsoleteCheckpoint]:
-    """Checkpoints in the folders of ended runs that are in the store, not live, and no open run's input."""
-    live = {h.live.digest for h in histories.values() if h.live is not None}
-    needed = {
-        str(ws.root / given.path)
-        for state in runs.values()
-        if state.status == "open" and (request := state.request)
-        for given in (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs)
-        if given is not None
-    }
-    for state in runs.values():
-        if state.status == "open" or state.request is None or state.ended_at is None:
-            continue
-        end = clock.parse_time(state.ended_at).timestamp() + _END_SECONDS
-        root = Path(state.request.project_root)
-        for checkpoint in {c.path: c for c in state.checkpoints}.values():
-            path, size = root / checkpoint.path, blobs.get(checkpoint.digest)
-            if checkpoint.digest in live or str(path) in needed or size != checkpoint.size_bytes:
-                continue
-            if _is_file_of(path, size, end):
-                why = f"not live; run {state.run_id} ended and the store has it"
-                yield _obsolete(ws, path, size, why)
-
-
-def _is_file_of(path: Path, size: int | None, until: float | None = None) -> bool:
-    """Whether a plain file has this size, and was not written after ``until``."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    plain = found.st_size == size and not path.is_symlink()
-    return plain and (until is None or found.st_mtime <= until)
-
-
-def _obsolete(ws: Workspace, path: Path, size: int, why: str) -> ObsoleteCheckpoint:
-    shown = str(path.relative_to(ws.root)) if path.is_relative_to(ws.root) else str(path)
-    return ObsoleteCheckpoint(path=shown, size_bytes=size, why=why)

@@ -184,13 +184,28 @@ def _open_ledger(
     if settings.ledger == "sqlite":
         return SqliteEventStore(file, read_only=not writing)
     ledger = open_ledger(store, user_cache("ledgers"), writing=writing)
-    if writing and file.exists() and ledger.head().size == 0:
-        # Else this project's account would go on in two places from here on.
+    if writing and file.exists() and (there := ledger.head().size) < _size(file):
+        # Else this project's account would go on in two places from here on, or past half a copy.
+        has = f"only the first {there:,} of its events" if there else "none yet"
         raise ConflictError(
-            f"{file} holds a ledger, and {store.where} none yet",
+            f"{file} holds a ledger, and {store.where} {has}",
             f"launcher ledger copy {shlex.quote(str(file))} {store.where}; or LAUNCHER_LEDGER=sqlite",
         )
     return ledger
+
+
+def _size(file: Path) -> int:
+    """How many events a ledger's file has; 1 where that cannot be told: something is there."""
+    try:
+        ledger = SqliteEventStore(file, read_only=True)
+    except ledger_errors.LedgerError:
+        return 1
+    try:
+        return ledger.head().size
+    except ledger_errors.LedgerError:
+        return 1
+    finally:
+        ledger.close()
 
 
 def _run_of(record: Recorded[Any]) -> str | None:

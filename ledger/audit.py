@@ -14,7 +14,7 @@ What no unsigned ledger can show by itself: a tail that was cut off, or written 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ledger import events as e
@@ -46,12 +46,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A blob that the ledger names. ``size_bytes`` None where the ledger does not say it."""
+    """A blob that the ledger names. ``size_bytes`` None where the ledger does not say it.
+
+    ``position`` is the event's that names it, -1 where none does; ``stream`` that event's.
+    """
 
     digest: str
     size_bytes: int | None
     what: str
     manifest: bool = False
+    position: int = -1
+    stream: str = ""
 
 
 @dataclass
@@ -181,7 +186,8 @@ class LedgerAudit:
 
     def _follow(self, record: e.Recorded[Any]) -> None:
         """Fold the event into its stream; the first illegal one ends what is said of that stream."""
-        self.named += named_blobs(record)
+        for named in (*named_blobs(record), *_named_plan(record)):
+            self.named.append(replace(named, position=record.position, stream=record.stream))
         stream, data = record.stream, record.data
         kind, _, name = stream.partition("/")
         if kind != "run":
@@ -329,3 +335,8 @@ def named_blobs(record: e.Recorded[Any]) -> Iterator[Named]:
         case e.PromotionConfirmed() if data.generation.digest:
             body = data.generation
             yield Named(data.generation.digest, body.size_bytes, f"{body.name} g{body.generation}")
+
+
+def _named_plan(record: e.Recorded[Any]) -> Iterator[Named]:
+    if isinstance(record.data, e.GarbagePlanned):
+        yield Named(record.data.plan_digest, None, "the plan of a collection")

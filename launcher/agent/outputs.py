@@ -6,6 +6,8 @@ import json
 import math
 import os
 import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -14,7 +16,10 @@ from launcher.errors import IntegrityError, UsageError
 from launcher.storage.manifest import CHECKPOINT_SUFFIXES, Manifest, collect, merged, select_student
 from launcher.storage.port import ObjectStore
 
-__all__ = ["collect_checkpoints", "collect_outputs"]
+__all__ = ["Before", "checkpoints_before", "collect_checkpoints", "collect_outputs"]
+
+#: What lay under checkpoints/ when an attempt began: path relative to the run's folder -> what it was.
+Before = Mapping[str, tuple[int, ...]]
 
 #: Documents that the launcher writes into a run's folder; no stage's outputs.
 _DOCUMENTS: Final = frozenset(
@@ -32,15 +37,37 @@ _STAGE_LOG = re.compile(r"\d\d_[a-z_]+(\.\d+)?\.log")
 _METRICS_LIMIT_BYTES: Final = 1024 * 1024
 
 
-def collect_outputs(spec: StageSpec, store: ObjectStore) -> dict[str, Any]:
-    """The part of a result that says what the stage left.
+def checkpoints_before(spec: StageSpec) -> Before:
+    """What is there before an attempt's command starts; its student is none of these, unless it changes one.
+
+    Compared with itself and never with a clock: a file may be renamed, or copied with an older time, into place.
+    """
+    run_dir = Path(spec.run_dir)
+    found = {p: _stood(p) for p in (run_dir / "checkpoints").rglob("*")}
+    return {p.relative_to(run_dir).as_posix(): was for p, was in found.items() if was}
+
+
+def _stood(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    plain = stat.S_ISREG(found.st_mode)
+    size, changed = found.st_size, (found.st_mtime_ns, found.st_ctime_ns)
+    return (found.st_dev, found.st_ino, size, *changed) if plain else None
+
+
+def collect_outputs(
+    spec: StageSpec, store: ObjectStore, before: Before | None = None
+) -> dict[str, Any]:
+    """The part of a result that says what the stage left; ``before`` is what ``checkpoints_before`` said.
 
     Raises OutputsRefusedError, UnavailableError, UsageError (a file that is still being written).
     """
     run_dir = Path(spec.run_dir)
     manifest = _manifest(spec, store)
     stored = store.ingest_bytes(manifest.to_bytes())
-    checkpoints, also, refused = _checkpoints(spec, run_dir, manifest)
+    checkpoints, also, refused = _checkpoints(spec, run_dir, manifest, before or {})
     metrics, ignored = _metrics(run_dir, manifest)
     return {
         "manifest_digest": stored.digest,
@@ -114,13 +141,16 @@ def _log_digest(spec: StageSpec, store: ObjectStore) -> str | None:
 
 
 def _checkpoints(
-    spec: StageSpec, run_dir: Path, manifest: Manifest
+    spec: StageSpec, run_dir: Path, manifest: Manifest, before: Before
 ) -> tuple[list[dict[str, Any]], list[str], str | None]:
     """Every checkpoint among the outputs, the others that could have been the student, and why none is."""
-    student, also = None, tuple[str, ...]()
+    student, also, left = None, tuple[str, ...](), False
     if spec.stage == "retrain":
+        # What an attempt before this one left is among its outputs, but no checkpoint that it trained.
         paths = [entry.path for entry in manifest.entries]
-        student, also = select_student(paths, run_dir, spec.student_glob)
+        own = [p for p in paths if p not in before or _stood(run_dir / p) != before[p]]
+        student, also = select_student(own, run_dir, spec.student_glob)
+        left = student is None and select_student(paths, run_dir, spec.student_glob)[0] is not None
     refused = None
     found = []
     for entry in manifest.entries:
@@ -141,6 +171,7 @@ def _checkpoints(
         )
     if spec.stage == "retrain" and student is None:
         refused = "the stage left no student checkpoint"
+        refused += " of its own: what is there is from an attempt before it" if left else ""
     return found, list(also), refused
 
 

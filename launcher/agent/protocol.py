@@ -45,6 +45,7 @@ class StageSpec:
     timeout_seconds: float | None
     grace_seconds: float
     spec_digest: str
+    patience_seconds: float = 0.0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

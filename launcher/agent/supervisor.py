@@ -9,7 +9,9 @@ Rules:
    saves and exits 0 never counts as a success. What it saved goes to ``collected.json``.
 3. A result that somebody else created ends the command, whether its author lived to send a signal or not.
 4. Everything that the command started has been seen gone before a result with an exit code is created.
-5. What it is told holds secrets: they go to the command, and nothing of it is written down.
+5. A bucket that is away when the command has ended is waited for: the outputs are here, and are kept once it
+   answers.
+6. What it is told holds secrets: they go to the command, and nothing of it is written down.
 """
 
 from __future__ import annotations
@@ -25,13 +27,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from launcher.agent.command import Command, NotStartedError
-from launcher.agent.outputs import collect_checkpoints, collect_outputs
+from launcher.agent.outputs import (
+    Before,
+    checkpoints_before,
+    collect_checkpoints,
+    collect_outputs,
+)
 from launcher.agent.protocol import AttemptPaths, StageSpec, own_record
 from launcher.clock import now
 from launcher.errors import IntegrityError, LauncherError, UnavailableError
+from launcher.retry import outlasted
 from launcher.storage.bucket_url import look_seconds
 from launcher.storage.opening import open_store
-from launcher.storage.port import ObjectExistsError
+from launcher.storage.port import AccessRefusedError, ObjectExistsError
 from ledger.canonical import canonical_json
 
 __all__ = ["Supervisor", "say"]
@@ -54,6 +62,8 @@ class Supervisor:
         self.record = own_record()
         self._look_seconds = look_seconds(spec.store, _LOOK_SECONDS)
         self._told_to_stop = False
+        self._wake = -1
+        self._before: Before = {}
         self._started_at = now()
         self._began = time.monotonic()
 
@@ -61,14 +71,15 @@ class Supervisor:
         lock = self._take_lock()
         if lock is None or self._is_taken():
             return 0
-        wake = self._watch_signals()
+        self._wake = self._watch_signals()
+        self._before = checkpoints_before(self.spec)
         try:
             command = self._start_command(lock)
         except NotStartedError as exc:
             closed_by = "storage" if exc.code is None else None
             self._create_result(exit_code=exc.code, closed_by=closed_by, message=str(exc))
             return 0
-        closed_by = self._await(command, wake)
+        closed_by = self._await(command, self._wake)
         exit_code = command.end(self.spec.grace_seconds if closed_by else _REMAINS_SECONDS)
         running = time.monotonic() - self._began
         if closed_by is None:
@@ -180,20 +191,42 @@ class Supervisor:
 
     def _commit(self, exit_code: int, running: float) -> None:
         began = time.monotonic()
-        try:
-            outputs = collect_outputs(self.spec, self.store)
+
+        def attempt() -> None:
+            outputs = collect_outputs(self.spec, self.store, self._before)
             self._create_result(
                 exit_code=exit_code,
                 closed_by=None,
                 seconds={"running": running, "collecting": time.monotonic() - began},
                 **outputs,
             )
+
+        try:
+            outlasted(
+                attempt,
+                seconds=self.spec.patience_seconds,
+                is_passing=lambda exc: isinstance(exc, UnavailableError | AccessRefusedError),
+                before_wait=self._away,
+                sleep=self._nap,
+            )
         except ObjectExistsError:
             self._save_closed(running)
-        except (UnavailableError, IntegrityError) as exc:
+        except (UnavailableError, AccessRefusedError, IntegrityError) as exc:
             self._give_up("storage", str(exc), running)
         except LauncherError as exc:
             self._give_up("outputs", str(exc), running)
+
+    def _away(self, error: BaseException) -> None:
+        """Hours of training are not given up for a store that is away; whoever stops this, does."""
+        if self._told_to_stop:
+            raise error
+        self._complain(f"its outputs are kept as soon as the store takes them: {error}")
+
+    def _nap(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._told_to_stop and (left := end - time.monotonic()) > 0:
+            if select.select([self._wake], [], [], left)[0]:
+                os.read(self._wake, 4096)
 
     def _give_up(self, closed_by: str, message: str, running: float) -> None:
         """Outputs that could not be kept are no success; without even this result it is found as lost."""

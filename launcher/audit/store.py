@@ -8,18 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from launcher.audit.collected import Taken
 from launcher.audit.report import Check, Scene, counted, reported, settled
 from launcher.errors import LauncherError
 from launcher.project import is_file_target
 from launcher.storage.blobs import digest_file
-from launcher.storage.manifest import Manifest
+from launcher.storage.manifest import Entry, Manifest
 from launcher.storage.pointer import PointerHistory, Pointers
-from launcher.storage.port import ObjectStore
+from launcher.storage.port import BlobMissingError, ObjectStore
 from ledger.audit import LedgerAudit, Named
 from ledger.events import Generation
 from ledger.pointers import PointerState
 
-__all__ = ["check_blobs", "check_pointers", "check_targets"]
+__all__ = ["chain_problems", "check_blobs", "check_pointers", "check_targets"]
 
 #: Hashing waits for the disk as much as for a core.
 _THREADS: Final = min(8, 2 * (os.cpu_count() or 1))
@@ -31,27 +32,62 @@ _THREADS: Final = min(8, 2 * (os.cpu_count() or 1))
 def check_blobs(
     scene: Scene, ledger: LedgerAudit, histories: Iterable[PointerHistory], *, quick: bool
 ) -> Check:
-    """Every blob that the ledger or a generation names, and every file in a manifest."""
-    check = Check("blobs")
+    """Every blob that the ledger or a generation names, and every file in a manifest; what was collected is gone."""
+    check, histories = Check("blobs"), list(histories)
+    taken = Taken(scene.store, ledger, histories)
     wanted: dict[str, Named] = {}
+    manifests: list[Named] = []
     for named in (*ledger.named, *_of_generations(histories)):
         known = wanted.get(named.digest)
+        taken.named(named.digest, named.position, named.stream)
+        if named.manifest:
+            manifests.append(named)
         if known is None or (named.manifest and not known.manifest):
             wanted[named.digest] = named
         _same_size(check, known, named)
-    for named in [n for n in wanted.values() if n.manifest]:
-        with reported(check, named.digest, named.what):
-            for entry in Manifest.from_bytes(scene.store.read_blob(named.digest)).entries:
-                wanted.setdefault(
-                    entry.digest,
-                    Named(entry.digest, entry.size_bytes, f"{entry.path} in {named.what}"),
-                )
-    bad = {problem.where for problem in check.problems}
+    gone = _read_manifests(scene.store, check, manifests, wanted, taken)
+    bad = {problem.where for problem in check.problems} | gone
     todo = [named for named in wanted.values() if named.digest not in bad]
-    total = _verify(scene.store, todo, check, quick=quick)
+    total, collected = _verify(scene.store, todo, check, taken, quick=quick)
+    collected += len(gone)
     how = "present, sizes right" if quick else "hashed again"
-    check.looked_at = f"{counted(len(wanted), 'blob')}, {counted(total, 'byte')}, {how}"
+    check.looked_at = f"{counted(len(wanted) - collected, 'blob')}, {counted(total, 'byte')}, {how}"
+    if collected:
+        check.notes.append(f"{counted(collected, 'blob')} that nothing needs any more: collected")
     return check
+
+
+def _read_manifests(
+    store: ObjectStore,
+    check: Check,
+    manifests: Sequence[Named],
+    wanted: dict[str, Named],
+    taken: Taken,
+) -> set[str]:
+    """Add the files that manifests list to ``wanted``; returns the manifests that were collected."""
+    listed: dict[str, tuple[Entry, ...]] = {}
+    gone: set[str] = set()
+    bad: set[str] = set()
+    for named in manifests:
+        if named.digest not in listed and named.digest not in gone | bad:
+            bad.add(named.digest)
+            with reported(check, named.digest, named.what):
+                try:
+                    listed[named.digest] = Manifest.from_bytes(
+                        store.read_blob(named.digest)
+                    ).entries
+                except BlobMissingError:
+                    if not taken.by_right(named.digest):
+                        raise
+                    gone.add(named.digest)
+                bad.discard(named.digest)
+        for entry in listed.get(named.digest, ()):
+            taken.named(entry.digest, named.position, named.stream)
+            wanted.setdefault(
+                entry.digest,
+                Named(entry.digest, entry.size_bytes, f"{entry.path} in {named.what}"),
+            )
+    return gone
 
 
 def _of_generations(histories: Iterable[PointerHistory]) -> Iterator[Named]:
@@ -67,14 +103,16 @@ def _same_size(check: Check, known: Named | None, named: Named) -> None:
         check.bad(named.digest, f"{named.what}: its size is said to be {sorted(sizes)}")
 
 
-def _verify(store: ObjectStore, blobs: Sequence[Named], check: Check, *, quick: bool) -> int:
-    """Look at each blob, several at once. Returns how many bytes were found."""
+def _verify(
+    store: ObjectStore, blobs: Sequence[Named], check: Check, taken: Taken, *, quick: bool
+) -> tuple[int, int]:
+    """Look at each blob, several at once. Returns how many bytes were found, and how many blobs were collected."""
 
-    def look(named: Named) -> tuple[int, str | None]:
+    def look(named: Named) -> tuple[int | None, str | None]:
         try:
             found = store.stat_blob(named.digest)
             if found is None:
-                return 0, "it is missing"
+                return (None, None) if taken.by_right(named.digest) else (0, "it is missing")
             if named.size_bytes not in (None, found.size_bytes):
                 return found.size_bytes, f"it has {found.size_bytes} bytes of {named.size_bytes}"
             if not quick:
@@ -83,13 +121,14 @@ def _verify(store: ObjectStore, blobs: Sequence[Named], check: Check, *, quick: 
             return 0, getattr(exc, "detail", exc.message)
         return found.size_bytes, None
 
-    total = 0
+    total = collected = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         for named, (size, problem) in zip(blobs, pool.map(look, blobs), strict=True):
-            total += size
+            total += size or 0
+            collected += size is None
             if problem:
                 check.bad(named.digest, f"{named.what}: {problem}")
-    return total
+    return total, collected
 
 
 # --- pointers and target files ------------------------------------------------------------------------
@@ -108,7 +147,7 @@ def check_pointers(
             account = ledger.pointers.get(name)
             history = Pointers(scene.store).history(name)
             histories.append(history)
-            for what in _chain_problems(history):
+            for what in chain_problems(history):
                 check.bad(name, what)
             if whole and f"pointer/{name}" not in ledger.broken:
                 _against_account(check, scene.store.where, history, account)
@@ -121,7 +160,7 @@ def check_pointers(
     return check, histories
 
 
-def _chain_problems(history: PointerHistory) -> Iterator[str]:
+def chain_problems(history: PointerHistory) -> Iterator[str]:
     """What contradicts the generations before it."""
     before: Generation | None = None
     for body in history.generations:

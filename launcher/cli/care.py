@@ -14,6 +14,7 @@ from launcher import clock
 from launcher.audit import standing_differences
 from launcher.audit.report import counted
 from launcher.cli.common import (
+    age,
     home_option,
     json_option,
     print_json,
@@ -41,7 +42,7 @@ def storage_command(as_json: bool, home: str | None) -> int:
     """Reads only; what it calls obsolete is for a person to remove."""
     ws = workspace(home, writing=False)
     with translated():
-        usage = survey(ws)
+        usage = survey(ws, uploads=True)
     if as_json:
         print_json(_usage_json(usage))
     else:
@@ -53,7 +54,10 @@ def _usage_json(usage: Usage) -> dict[str, Any]:
     return {
         "store": usage.store,
         "bytes_by_class": dict(usage.classes),
+        "stored_bytes": usage.stored_bytes,
         "free_bytes": usage.free_bytes,
+        "quota_bytes": usage.quota_bytes,
+        "unfinished_uploads": asdict(usage.uploads) if usage.uploads else None,
         "runs": [asdict(run) for run in usage.runs],
         "pointers": [asdict(pointer) for pointer in usage.pointers],
         "obsolete": [item.model_dump() for item in usage.obsolete],
@@ -69,6 +73,12 @@ def _print_usage(usage: Usage) -> None:
     click.echo(f"{'together':<19}  {sum(usage.classes.values()):>15,}")
     if usage.free_bytes is not None:
         click.echo(f"{'free':<19}  {usage.free_bytes:>15,}  {human_bytes(usage.free_bytes):>9}")
+    _print_quota(usage)
+    if usage.uploads is not None and usage.uploads.count:
+        click.echo(
+            f"unfinished uploads: {usage.uploads.count}, the oldest begun {age(usage.uploads.since)} ago; "
+            "launcher gc ends those that nobody goes on with"
+        )
     for pointer in usage.pointers:
         click.echo(
             f"pointer {pointer.name}: {counted(pointer.generations, 'generation')}, "
@@ -95,6 +105,17 @@ def _print_usage(usage: Usage) -> None:
         click.echo(
             f"  rm -- {shlex.quote(item.path)}   # {human_bytes(item.size_bytes)}, {item.why}"
         )
+
+
+def _print_quota(usage: Usage) -> None:
+    quota, used = usage.quota_bytes, usage.stored_bytes
+    if quota is None:
+        return
+    share = f"  {100 * used / quota:.0f} % used" if quota else ""
+    click.echo(f"{'quota':<19}  {quota:>15,}  {human_bytes(quota):>9}{share}")
+    if used > quota:
+        over = human_bytes(used - quota)
+        click.echo(f"warning: the store is {over} over its quota: launcher gc", err=True)
 
 
 @click.command("replay", help="Rebuild the documents of RUN, or of all runs, from the ledger.")

@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "gc": ("gc", "Move what nothing needs to the trash; empty old trash.", "Care"),
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
     "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
+    "ledger": ("ledger", "Copy the ledger to another place, verified; its head.", "Care"),
     "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
 }
 

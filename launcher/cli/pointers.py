@@ -22,10 +22,12 @@ from launcher.cli.common import (
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.followers import TargetBehindError
 from launcher.journal import Journal
-from launcher.project import pointer_name
+from launcher.places import check_place
+from launcher.project import is_file_target, pointer_name
 from launcher.promotion import Moved
 from launcher.refs import find_run
-from launcher.standalone import open_rollback
+from launcher.standalone import open_address, open_rollback
+from launcher.storage.address import Address, parse_address
 from launcher.storage.pointer import PointerHistory, Pointers
 from launcher.usage import measure
 from launcher.workspace import Workspace, translated
@@ -59,9 +61,11 @@ def promote_command(
     expect_generation: int | None,
     home: str | None,
 ) -> int:
-    name = pointer_name(target, project_root())
+    name = _own_pointer(target, "a promotion", f"promote {quote(run)}")
     ws = workspace(home, writing=True)
     with translated():
+        if is_file_target(name):
+            check_place(ws, "the promotion target", name)
         state = ws.journal.run(find_run(ws.journal, run))
         if state.status != "succeeded":
             raise UsageError(f"run {state.run_id} is {state.status}, not succeeded")
@@ -86,6 +90,18 @@ def promote_command(
     if behind is not None:
         raise behind
     return 0
+
+
+def _own_pointer(target: str, what: str, command: str) -> str:
+    """The name of a pointer of this project. Raises UsageError."""
+    root = project_root()
+    address = parse_address(target, root)
+    if address is not None:
+        raise UsageError(
+            f"{what} is a fact of the ledger, and {address} names a store alone",
+            f"in the project: launcher {command} {quote(address.name)}",
+        )
+    return pointer_name(target, root)
 
 
 def _say_moved(moved: Moved, live: Generation | None) -> None:
@@ -125,7 +141,7 @@ def checkpoint_line(body: Generation, ws: Workspace | None = None) -> str:
 @click.option("--reason", metavar="TEXT", help="Kept in the ledger.")
 @home_option
 def release_command(target: str, reason: str | None, home: str | None) -> int:
-    name = pointer_name(target, project_root())
+    name = _own_pointer(target, "a release", "release")
     ws = workspace(home, writing=True)
     with translated():
         holder = ws.promoter.release(name, reason=reason)
@@ -133,15 +149,43 @@ def release_command(target: str, reason: str | None, home: str | None) -> int:
     return 0
 
 
-@click.command("pointers", help="What each pointer names; with TARGET its whole history.")
+@click.command(
+    "pointers",
+    help="What each pointer names; with TARGET its whole history; check: against the ledger.",
+)
+@click.argument("check", required=False, metavar="[check]")
 @click.argument("target", required=False)
+@click.option("--deep", is_flag=True, help="With check: hash the checkpoints.")
 @click.option("--at", metavar="TIME", help="As it was at this moment (RFC 3339).")
 @json_option
 @home_option
-def pointers_command(target: str | None, at: str | None, as_json: bool, home: str | None) -> int:
+def pointers_command(
+    check: str | None,
+    target: str | None,
+    deep: bool,
+    at: str | None,
+    as_json: bool,
+    home: str | None,
+) -> int:
+    """``pointers [TARGET]``, ``pointers check [TARGET]``."""
+    from launcher.cli import pointer_check
+
+    if check == "check":
+        if at:
+            raise UsageError("check compares what is there now", "without --at")
+        return pointer_check.check(target, deep=deep, as_json=as_json, home=home)
+    pointer_check.refuse_plain(deep)
+    if target is not None:
+        raise UsageError(f"{check!r} and {target!r}: one target", "launcher pointers check TARGET")
+    target = check
     until = _moment(at)
-    chosen = pointer_name(target, project_root()) if target else None
-    pointers, journal = _sources(home)
+    address = parse_address(target, project_root()) if target else None
+    if address is not None:
+        chosen: str | None = address.name
+        pointers, journal = _addressed(address, home), None
+    else:
+        chosen = pointer_name(target, project_root()) if target else None
+        pointers, journal = _sources(home)
     with translated():
         names = [chosen] if chosen else pointers.names()
         rows = [_history_row(pointers.history(name), journal, until) for name in names]
@@ -158,6 +202,11 @@ def pointers_command(target: str | None, at: str | None, as_json: bool, home: st
         if not rows:
             click.echo("no pointer yet: submit --promotion-target, or launcher promote RUN TARGET")
     return 0
+
+
+def _addressed(address: Address, home: str | None) -> Pointers:
+    click.echo("note: from the store alone: a release is in the ledger, and not shown", err=True)
+    return open_address(address, root=project_root(), actor=settings(home).actor).pointers
 
 
 def _sources(home: str | None) -> tuple[Pointers, Journal | None]:

@@ -1,4 +1,8 @@
-"""rollback: yesterday's checkpoint at once, with the ledger or with nothing but the store."""
+"""rollback: yesterday's checkpoint at once, with the ledger or with nothing but the store.
+
+TARGET may be STORE#NAME (``s3://bucket/prefix#student``): then no project, no home and no ledger is needed or
+looked at, and no file of this folder is touched.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from launcher.cli.common import (
     age,
     confirm,
     home_option,
+    json_option,
+    print_json,
     project_root,
     seconds_between,
     settings,
@@ -25,7 +31,8 @@ from launcher.project import pointer_name
 from launcher.promotion import Moved
 from launcher.refs import matching_runs
 from launcher.settling import WrongStoreError, verify_blob
-from launcher.standalone import StoreRollback, open_rollback
+from launcher.standalone import StoreRollback, open_address, open_rollback
+from launcher.storage.address import Address, parse_address
 from launcher.storage.pointer import PointerHistory
 from launcher.storage.port import ObjectStore
 from launcher.workspace import Workspace, translated
@@ -46,14 +53,21 @@ _LEDGER_TROUBLE = (
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What was typed."""
+    """What was typed. ``address``: where the pointer is, for whoever named its store."""
 
     name: str
+    address: Address | None
     to: str | None
     reason: str | None
     yes: bool
     deep: bool
+    as_json: bool
     home: str | None
+
+    @property
+    def target(self) -> str:
+        """How the pointer is to be named in another command."""
+        return str(self.address) if self.address else self.name
 
 
 @click.command("rollback", help="Put the previous checkpoint back at once, and hold the pointer.")
@@ -64,11 +78,24 @@ class _Wish:
 @click.option("--reason", metavar="TEXT", help="Kept with the generation.")
 @click.option("--deep", is_flag=True, help="Hash the checkpoint again before it goes live.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@json_option
 @home_option
 def rollback_command(
-    target: str, to: str | None, reason: str | None, deep: bool, yes: bool, home: str | None
+    target: str,
+    to: str | None,
+    reason: str | None,
+    deep: bool,
+    yes: bool,
+    as_json: bool,
+    home: str | None,
 ) -> int:
-    wish = _Wish(pointer_name(target, project_root()), to, reason, yes, deep, home)
+    root = project_root()
+    address = parse_address(target, root)
+    name = address.name if address else pointer_name(target, root)
+    wish = _Wish(name, address, to, reason, yes, deep, as_json, home)
+    if address is not None:
+        actor = settings(home).actor
+        return _with_store(open_address(address, root=root, actor=actor), wish)
     try:
         ws, history = _with_ledger(wish)
     except WrongStoreError:
@@ -91,7 +118,8 @@ def rollback_command(
         except _LEDGER_TROUBLE as exc:
             return _without_ledger(wish, exc, agreed=(chosen, history.latest))
         assert moved.generation is not None
-        _say(moved.generation, chosen, history.live, moved.backup, began, _position(ws, moved))
+        position = ws.journal.pointer(wish.name).position
+        _say(wish, moved.generation, chosen, history.live, moved.backup, began, position)
         for body in (history.live, chosen):
             if body is not None and body.run_id and ws.journal.run(body.run_id).request:
                 ws.documents.write(body.run_id)
@@ -116,7 +144,11 @@ def _with_ledger(wish: _Wish) -> tuple[Workspace, PointerHistory]:
 
 def _choose(history: PointerHistory, wish: _Wish) -> Generation:
     if history.live is None:
-        raise UsageError(f"{wish.name} has no generation", "launcher pointers shows what there is")
+        where = wish.address.store if wish.address else ""
+        raise UsageError(
+            f"{wish.name} has no generation{f' in {where}' if where else ''}",
+            f"launcher pointers{f' --store {where}' if where else ''} shows what there is",
+        )
     to = wish.to
     if to is not None and not to.isdigit():
         runs = matching_runs((g.run_id for g in history.generations if g.run_id), to)
@@ -131,45 +163,62 @@ def _show_choice(
     wish: _Wish,
     ws: Workspace | None = None,
 ) -> None:
-    click.echo(
-        f"live  {checkpoint_line(live, ws)}  {live.kind} {age(live.time)} ago by {live.actor}"
-    )
-    click.echo(f"  to  {checkpoint_line(chosen, ws)}  {chosen.kind} {age(chosen.time)} ago")
     verify_blob(store, chosen.digest, chosen.size_bytes, deep=wish.deep)
     checked = "every byte checked" if wish.deep else "size as recorded"
-    click.echo(f"blob present, {human_bytes(chosen.size_bytes or 0)}, {checked}")
-
-
-def _position(ws: Workspace, moved: Moved) -> str:
-    return f"  position {ws.journal.pointer(moved.name).position}"
+    for line in (
+        f"live  {checkpoint_line(live, ws)}  {live.kind} {age(live.time)} ago by {live.actor}",
+        f"  to  {checkpoint_line(chosen, ws)}  {chosen.kind} {age(chosen.time)} ago",
+        f"blob present, {human_bytes(chosen.size_bytes or 0)}, {checked}",
+    ):
+        click.echo(line, err=wish.as_json)
 
 
 def _say(
+    wish: _Wish,
     body: Generation,
     chosen: Generation,
     left: Generation | None,
     backup: str | None,
     began: str,
-    more: str = "",
+    position: int | None = None,
 ) -> None:
-    if left is not None and left.digest == chosen.digest:
+    same = left is not None and left.digest == chosen.digest
+    spent = seconds_between(began, None) or 0.0
+    undone = left is not None and left.digest is not None and not same
+    undo = undo_command(wish.target, left.generation) if left is not None and undone else None
+    if wish.as_json:
+        print_json(
+            {
+                "pointer": wish.target,
+                "changed": not same,
+                "live": body.model_dump(mode="json"),
+                "to": chosen.generation,
+                "backup": backup,
+                "position": position,
+                "undo": undo,
+                "seconds": round(spent, 3),
+            }
+        )
+        return
+    if same:
         click.echo(f"live    {checkpoint_line(body)}")
         click.echo("this checkpoint is live already: nothing to do")
         return
-    spent = seconds_between(began, None) or 0.0
     sign = "✓ " if sys.stdout.isatty() else ""
+    more = f"  position {position}" if position is not None else ""
     click.echo(
         f"{sign}live: {body.name} g{body.generation} = checkpoint of g{chosen.generation}  "
         f"{spent:.1f} s{more}"
     )
     if backup:
         click.echo(f"backup  {backup}")
+    where = " in the project" if wish.address else ""
     click.echo(
         f"{'! ' if sign else ''}automatic promotions of {body.name} are held; "
-        f"when fixed: launcher release {shlex.quote(body.name)}"
+        f"when fixed{where}: launcher release {shlex.quote(body.name)}"
     )
-    if left is not None and left.digest is not None:
-        click.echo(f"undo: {undo_command(body.name, left.generation)}")
+    if undo:
+        click.echo(f"undo: {undo}")
 
 
 def _without_ledger(
@@ -178,16 +227,28 @@ def _without_ledger(
     *,
     agreed: tuple[Generation, int] | None = None,
 ) -> int:
-    """The ledger is damaged, away or of a newer version: the store alone is enough to go back.
+    """The ledger is damaged, away or of a newer version: the store alone is enough to go back."""
+    rollback = open_rollback(settings(wish.home), project_root())
+    return _with_store(rollback, wish, agreed=agreed, why=why)
+
+
+def _with_store(
+    rollback: StoreRollback,
+    wish: _Wish,
+    *,
+    agreed: tuple[Generation, int] | None = None,
+    why: LauncherError | ledger_errors.LedgerError | None = None,
+) -> int:
+    """Go back with the store alone.
 
     ``agreed`` is what the person said yes to already: what to go back to, and on which generation.
     """
-    rollback = open_rollback(settings(wish.home), project_root())
     history = rollback.history(wish.name)
     chosen, base = agreed or (_choose(history, wish), history.latest)
     live = history.live
     assert live is not None
-    click.echo(f"launcher: without the ledger: {why}", err=True)
+    if why is not None:
+        click.echo(f"launcher: without the ledger: {why}", err=True)
     if agreed is None and live.digest != chosen.digest:
         _show_choice(rollback.store, live, chosen, wish)
         confirm("Roll back?", yes=wish.yes)
@@ -212,9 +273,14 @@ def _apply(
         newest = rollback.history(wish.name).live
         assert newest is not None
         body, behind = newest, exc
-    _say(body, chosen, live, backup, began)
+    _say(wish, body, chosen, live, backup, began)
     if body.generation != live.generation:
-        click.echo("the ledger imports this when it is back")
+        imported = (
+            "the project's next writing command brings its ledger, and a file that follows, in step"
+            if wish.address
+            else "the ledger imports this when it is back"
+        )
+        click.echo(imported, err=wish.as_json)
     if behind is not None:
         raise behind
     return 0

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -127,6 +127,17 @@ class FilesystemStore:
                 if known is not None:
                     key = path.relative_to(self.root).as_posix()
                     yield ObjectInfo(key, known.st_size, known.st_mtime)
+
+    def remove_temporaries(self, keys: Iterable[str]) -> int:
+        """Remove hidden files that ``stale_temporaries`` named; returns how many went."""
+        gone = 0
+        for key in keys:
+            path = self.root / key
+            if path.name.startswith(TEMPORARY_PREFIX):
+                with self._translated(key), suppress(FileNotFoundError):
+                    path.unlink()
+                    gone += 1
+        return gone
 
     # --- blobs ---
 

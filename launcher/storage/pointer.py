@@ -226,6 +226,26 @@ class Pointers:
             bodies.append(self._parse(name, len(bodies) + 1, info.key))
         return PointerHistory(name, tuple(bodies))
 
+    def newest(self, name: str, known: Generation | None = None) -> Generation | None:
+        """The live generation, for a follower: those before it are not read. ``known``: its last answer.
+
+        Where nothing came since, one question about the next number is all. Raises IntegrityError for a gap.
+        """
+        prefix, number = self._prefix(name), known.generation if known else 0
+        if known is not None and not self.store.exists(_key(prefix, number + 1)):
+            return known
+        after = _key(prefix, number) if known else ""
+        keys = [i.key for i in self.store.list(prefix, after) if _GENERATION_KEY.fullmatch(i.key)]
+        if not keys:
+            return known
+        for key in keys:
+            number += 1
+            if key != _key(prefix, number):
+                raise IntegrityError(
+                    f"{name}: {_key(prefix, number)} is missing from {self.store.where}"
+                )
+        return self._parse(name, number, keys[-1])
+
     def recall(self, name: str, account: Sequence[Generation]) -> None:
         """Take a ledger's account (from 1, contiguous) for read, if the newest one of it is what is stored.
 
@@ -272,7 +292,24 @@ class Pointers:
         live = (self.known(name) if self._read.get(name) else self.history(name)).live
         if live is not None:
             view = canonical_json(live.model_dump(mode="json"))
-            self.store.replace(self._prefix(name).rstrip("/") + ".json", view)
+            self.store.replace(self.view_key(name), view)
+
+    def view_key(self, name: str) -> str:
+        """Under what the view of ``name`` lies."""
+        return self._prefix(name).rstrip("/") + ".json"
+
+    def stored(self, name: str) -> dict[int, Generation | IntegrityError]:
+        """Whatever is stored under each number, ascending, gaps and what cannot be read included: for checks."""
+        prefix = self._prefix(name)
+        keys = [i.key for i in self.store.list(prefix) if _GENERATION_KEY.fullmatch(i.key)]
+        found: dict[int, Generation | IntegrityError] = {}
+        for key in keys:
+            number = int(key[len(prefix) :].removesuffix(".json"))
+            try:
+                found[number] = self._parse(name, number, key)
+            except IntegrityError as exc:
+                found[number] = exc
+        return found
 
     def _create_again(self, key: str, data: bytes) -> None:
         try:

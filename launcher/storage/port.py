@@ -26,6 +26,7 @@ from launcher.errors import ConflictError, IntegrityError, UsageError
 
 __all__ = [
     "TEMPORARY_PREFIX",
+    "AccessRefusedError",
     "BlobDamagedError",
     "BlobInfo",
     "BlobMissingError",
@@ -49,6 +50,10 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 _MAX_PART_BYTES: Final = 255
 _MAX_KEY_BYTES: Final = 1024
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+class AccessRefusedError(UsageError):
+    """The store does not know us or does not allow it; trying again at once changes nothing."""
 
 
 class ObjectExistsError(ConflictError):

@@ -30,6 +30,9 @@ CALLS = {
     "storage": [],
     "replay": [],
     "audit": [],
+    "restore": ["r"],
+    "gc": ["--run-dirs"],
+    "ledger": ["head"],
 }
 
 

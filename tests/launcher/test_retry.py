@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.errors import IntegrityError, UnavailableError
-from launcher.retry import retried
+from launcher.retry import outlasted, retried
 
 
 class Flaky:
@@ -52,4 +52,55 @@ def test_other_errors_are_raised_at_once() -> None:
     flaky = Flaky(IntegrityError("damaged"))
     with pytest.raises(IntegrityError):
         retried(flaky, sleep=lambda _: None)
+    assert flaky.asked == 1
+
+
+# --- outlasting -----------------------------------------------------------------------------------
+
+
+def passing(error: BaseException) -> bool:
+    return isinstance(error, UnavailableError)
+
+
+def test_what_passes_is_outlasted_with_waits_that_grow_to_half_a_minute() -> None:
+    waits: list[float] = []
+    heard: list[str] = []
+    flaky = Flaky(*(UnavailableError(str(n)) for n in range(9)))
+    answer = outlasted(
+        flaky,
+        seconds=3600,
+        is_passing=passing,
+        before_wait=lambda error: heard.append(str(error)),
+        sleep=waits.append,
+    )
+    assert answer == 10
+    assert heard == [str(n) for n in range(9)]
+    assert waits == sorted(waits[:5]) + waits[5:]
+    assert all(30 <= wait <= 31 for wait in waits[-3:])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_what_does_not_pass_is_raised_at_once(seconds: float) -> None:
+    flaky = Flaky(IntegrityError("damaged"))
+    with pytest.raises(IntegrityError):
+        outlasted(
+            flaky, seconds=seconds, is_passing=passing, before_wait=print, sleep=lambda _: None
+        )
+    assert flaky.asked == 1
+
+
+def test_without_patience_nothing_is_tried_again_and_nobody_hears_of_it() -> None:
+    flaky, heard = Flaky(UnavailableError("away")), list[BaseException]()
+    with pytest.raises(UnavailableError):
+        outlasted(flaky, seconds=0, is_passing=passing, before_wait=heard.append)
+    assert (flaky.asked, heard) == (1, [])
+
+
+def test_whoever_hears_of_it_may_end_it() -> None:
+    def leave(error: BaseException) -> None:
+        raise KeyboardInterrupt from error
+
+    flaky = Flaky(*(UnavailableError(str(n)) for n in range(9)))
+    with pytest.raises(KeyboardInterrupt):
+        outlasted(flaky, seconds=60, is_passing=passing, before_wait=leave, sleep=lambda _: None)
     assert flaky.asked == 1

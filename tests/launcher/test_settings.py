@@ -100,3 +100,28 @@ def test_where_home_and_store_are() -> None:
     assert settings().home_in(ROOT) == ROOT / "runs/self_distill"
     assert settings().store_in(ROOT) == f"{ROOT}/runs/self_distill/objects"
     assert settings({"LAUNCHER_HOME": "/h"}).store_in(ROOT) == "/h/objects"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("", None),
+        ("0", 0),
+        ("500000000000", 500 * 10**9),
+        ("500GB", 500 * 10**9),
+        ("500 gb", 500 * 10**9),
+        ("1.5T", 1_500_000_000_000),
+        ("2TiB", 2 * 1024**4),
+        ("64KiB", 65536),
+        ("12B", 12),
+    ],
+)
+def test_a_quota_is_a_size_as_people_write_it(tmp_path: Path, text: str, size: int | None) -> None:
+    settings = Settings.from_environment({"LAUNCHER_QUOTA_BYTES": text}, tmp_path, {})
+    assert settings.quota_bytes == size
+
+
+@pytest.mark.parametrize("text", ["lots", "-1", "1e9", "5 XB", "GB", "1,000", "5GBB", "٣"])
+def test_what_is_no_size_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="LAUNCHER_QUOTA_BYTES"):
+        Settings.from_environment({"LAUNCHER_QUOTA_BYTES": text}, tmp_path, {})

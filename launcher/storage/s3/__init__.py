@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from launcher.storage.port import AccessRefusedError
 from launcher.storage.s3.client import Limits
-from launcher.storage.s3.faults import AccessRefusedError
 from launcher.storage.s3.probe import CreateOnlyIgnoredError, ProbeReport
 from launcher.storage.s3.store import S3Store
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from launcher.errors import LauncherError, UnavailableError, UsageError
+from launcher.storage.port import AccessRefusedError
 
 __all__ = [
     "AbsentError",
@@ -26,10 +27,6 @@ __all__ = [
     "WrongBytesError",
     "in_our_words",
 ]
-
-
-class AccessRefusedError(UsageError):
-    """The store does not know us or does not allow it; trying again changes nothing."""
 
 
 class BrokenBodyError(UnavailableError):
@@ -87,6 +84,8 @@ _REFUSED: Final = {
     "InvalidToken": "the session token is not valid: sign in again",
     "RequestTimeTooSkewed": "this machine's clock is off: set it",
     "SignatureDoesNotMatch": "the secret key is wrong, or a proxy changed the request",
+    # versitygw's, with 404
+    "XAdminUserNotFound": "the access key is not known there: look at AWS_PROFILE and AWS_ENDPOINT_URL",
 }
 _REGION: Final = frozenset(
     {
@@ -174,7 +173,9 @@ def _answered(answer: dict[str, Any], place: Place) -> LauncherError:
         )
     if code == "NoSuchUpload":
         return NoUploadError(said)
-    if status == 404:
+    if (
+        status == 404 and code not in _REFUSED
+    ):  # some servers do not find a key that they do not know
         return AbsentError(said)
     if code in _REGION or status in (301, 307) or (status == 400 and region):
         hint = (

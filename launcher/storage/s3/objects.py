@@ -15,11 +15,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from launcher.errors import IntegrityError, UnavailableError, UsageError
+from launcher.errors import IntegrityError, LauncherError, UnavailableError, UsageError
 from launcher.retry import retried
 from launcher.storage.bucket_url import normal_url, parse_url
 from launcher.storage.port import (
@@ -136,6 +137,22 @@ class BucketObjects:
     def probe(self) -> ProbeReport:
         """Look at everything that we need of the store, by trying it (under ``probe/``)."""
         return self._probe.look()
+
+    def protection(self) -> dict[str, str]:
+        """Versioning and object lock of the bucket, in words, where the server tells; asks, tries nothing."""
+        said: dict[str, str] = {}
+        with suppress(LauncherError, AbsentError):
+            status = self._client.call("get_bucket_versioning").get("Status")
+            said["versioning"] = "on" if status == "Enabled" else "off"
+        with suppress(LauncherError, AbsentError):
+            found = self._client.call("get_object_lock_configuration")
+            rule = found.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention")
+            kept = (
+                f"on, {rule.get('Mode')} {rule.get('Days') or rule.get('Years')}" if rule else "on"
+            )
+            unit = " days" if rule and rule.get("Days") else " years" if rule else ", no default"
+            said["object lock"] = kept + unit
+        return said
 
     # --- inside ---
 

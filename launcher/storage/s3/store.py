@@ -197,20 +197,21 @@ class S3Store(BucketObjects):
 
         ``modified`` is their beginning; the size of what they hold is not known (0).
         """
-        for key, _, begun in self._uploads.unfinished(self._prefix + "blobs/"):
-            if begun < older_than:
-                yield ObjectInfo(key.removeprefix(self._prefix), 0, begun)
+        for key, _, begun in self._stale(older_than):
+            yield ObjectInfo(key.removeprefix(self._prefix), 0, begun)
 
     def abort_stale_uploads(self, older_than: float) -> int:
         """Abort them, and say how many there were. An upload that goes on meanwhile begins again."""
-        stale = [
-            (key, upload)
-            for key, upload, begun in self._uploads.unfinished(self._prefix + "blobs/")
-            if begun < older_than
-        ]
-        for key, upload in stale:
+        stale = list(self._stale(older_than))
+        for key, upload, _ in stale:
             self._uploads.abort(key, upload)
         return len(stale)
+
+    def _stale(self, older_than: float) -> Iterator[tuple[str, str, float]]:
+        for place in ("blobs/", "trash/"):
+            for found in self._uploads.unfinished(self._prefix + place):
+                if found[2] < older_than:
+                    yield found
 
     # --- inside ---
 

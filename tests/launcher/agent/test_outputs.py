@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.executors import spawn
+from launcher.executors.port import StageResult
 from launcher.storage.manifest import Manifest
 from tests.launcher.executors.attempts import Attempts, made_attempts
 
@@ -234,3 +235,43 @@ def test_a_damaged_manifest_of_an_earlier_stage_is_a_storage_fault(attempts: Att
     assert (found.exit_code, found.closed_by) == (None, "storage")
     assert found.message is not None
     assert blob.digest in found.message
+
+
+def students(found: StageResult) -> list[str]:
+    return [saved.path for saved in found.checkpoints if saved.student]
+
+
+def test_the_student_is_of_its_own_attempt(attempts: Attempts) -> None:
+    first = attempts.run("echo old >$C/student.pt; echo x >$C/other.pt; exit 1")
+    assert first.exit_code == 1
+    # The next one trains nothing and says that all is well.
+    second = attempts.run("true", attempt=2)
+    assert second.exit_code == 0
+    assert students(second) == []
+    assert second.student_refused == (
+        "the stage left no student checkpoint of its own: what is there is from an attempt before it"
+    )
+    # What lay there is among what it left all the same.
+    assert paths(attempts, second.manifest_digest) == [
+        "checkpoints/other.pt",
+        "checkpoints/student.pt",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo new >$C/student.pt",
+        "echo again >>$C/student.pt",
+        "touch $C/student.pt",
+        "cp -p $C/student.pt $C/s; mv $C/s $C/student.pt",
+        "touch -d 2001-01-01 s; mv s $C/student.pt; echo s >>$C/student.pt; touch -r /etc $C/student.pt",
+    ],
+)
+def test_a_checkpoint_that_the_attempt_wrote_over_is_its_own(
+    attempts: Attempts, command: str
+) -> None:
+    attempts.run("echo old >$C/student.pt; exit 1")
+    found = attempts.run(command, attempt=2)
+    assert students(found) == ["checkpoints/student.pt"]
+    assert found.also_matched == ()
