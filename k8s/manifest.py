@@ -24,7 +24,7 @@ from k8s.containers import (
     services_of,
 )
 from k8s.errors import Problem, ProfileError
-from k8s.names import PROFILE_DIGEST, QUEUE, TASK_DIGEST, annotations, job_name, labels
+from k8s.names import PROFILE_DIGEST, QUEUE, TASK_DIGEST, job_annotations, job_labels, job_name
 from k8s.profile import StageProfile
 from k8s.profile_text import ReadProfile
 from k8s.wrapper import TERMINATED
@@ -54,7 +54,7 @@ def job_manifest(job: StageJob, read: ReadProfile, stage_name: StageName) -> dic
     """
     stage = read.stages[stage_name]
     _check(job, read, stage_name)
-    made = labels(job.attempt, llm=stage.llm or "on")
+    made = job_labels(job.attempt, llm=stage.llm or "on")
     if stage.labels:
         made = {**stage.labels, **made}
     about: dict[str, Any] = {
@@ -63,7 +63,7 @@ def job_manifest(job: StageJob, read: ReadProfile, stage_name: StageName) -> dic
         "labels": {**made, **({QUEUE: stage.queue} if stage.queue else {})},
         "annotations": {
             **stage.annotations,
-            **annotations(job.attempt),
+            **job_annotations(job.attempt),
             PROFILE_DIGEST: read.digest,
             TASK_DIGEST: job.task,
         },

@@ -27,11 +27,11 @@ __all__ = [
     "STAGE",
     "TASK_DIGEST",
     "Attempt",
-    "annotations",
     "difference",
+    "job_annotations",
+    "job_labels",
     "job_name",
     "label_value",
-    "labels",
     "selector",
 ]
 
@@ -84,7 +84,7 @@ def label_value(text: str) -> str:
     return f"{kept}-{digest}" if kept else digest
 
 
-def labels(attempt: Attempt, *, llm: str) -> dict[str, str]:
+def job_labels(attempt: Attempt, *, llm: str) -> dict[str, str]:
     """The labels of a Job and of its pods. ``llm`` is on or off."""
     return {
         "app.kubernetes.io/name": PREFIX,
@@ -102,7 +102,7 @@ def selector(project: str, run_id: str) -> str:
     return f"{PROJECT}={label_value(project)},{RUN}={label_value(run_id)}"
 
 
-def annotations(attempt: Attempt) -> dict[str, str]:
+def job_annotations(attempt: Attempt) -> dict[str, str]:
     """What a Job says it is, to the letter."""
     return {
         PROJECT: attempt.project,
@@ -116,7 +116,7 @@ def annotations(attempt: Attempt) -> dict[str, str]:
 def difference(job: Mapping[str, Any], attempt: Attempt) -> str | None:
     """None if ``job``, as the API gives it, is this very attempt's; else what it says instead, in words."""
     said = (job.get("metadata") or {}).get("annotations") or {}
-    for key, wanted in annotations(attempt).items():
+    for key, wanted in job_annotations(attempt).items():
         if (found := said.get(key)) != wanted:
             name = key.removeprefix(f"{PREFIX}/")
             return f"its {name} is {found}, not {wanted}" if found else f"it has no {name}"

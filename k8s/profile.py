@@ -35,8 +35,8 @@ from k8s.profile_values import (
 __all__ = [
     "LLM_VARIABLES",
     "MERGED",
-    "Agent",
     "Affinity",
+    "Agent",
     "Profile",
     "Resources",
     "SecretRef",

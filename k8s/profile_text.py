@@ -29,7 +29,7 @@ __all__ = ["OWN_NAMES", "ReadProfile", "parse_profile"]
 
 #: What the launcher sets for every stage.
 OWN_NAMES: Final = frozenset(
-    "RUN_ID RUN_DIR STAGE ATTEMPT LOG_DIR CHECKPOINT_DIR ARTIFACT_DIR METADATA_DIR STUDENT_CHECKPOINT "
+    "RUN_ID RUN_DIR STAGE ATTEMPT LOG_DIR CHECKPOINT_DIR ARTIFACT_DIR METADATA_DIR STUDENT_CHECKPOINT "  # noqa: SIM905
     "RESUME_CHECKPOINT TEACHER_CHECKPOINT TEACHER_SCORECARD RELABEL_TAG_FILE".split()
 )
 #: Where the launcher mounts something itself: not there, nor above it.
@@ -97,44 +97,44 @@ def _validated(model: type[Profile], value: dict[str, Any], parsed: Parsed, file
 def _problem(error: ErrorDetails, parsed: Parsed) -> Problem:
     # pydantic names a bad key by the key and '[key]'.
     path: Path = tuple(part for part in error["loc"] if part != "[key]")
-    return _at(path, _words(error, path, parsed), parsed)
+    return _at(path, _words(error, path), parsed)
 
 
 def _at(path: Path, message: str, parsed: Parsed) -> Problem:
     return Problem(dotted(path), message, parsed.lines.get(path))
 
 
-def _words(error: ErrorDetails, path: Path, parsed: Parsed) -> str:
+#: What pydantic calls it, and what is said of the value.
+_RULES: Final[Mapping[str, str]] = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of keys to values",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "string_too_long": "is longer than {max_length} characters",
+    "string_type": "must be text: put it in quotes",
+    "value_error": "{error}",
+}
+
+
+def _words(error: ErrorDetails, path: Path) -> str:
     """What is wrong, to be read after its path."""
     kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
-    match kind:
-        case "extra_forbidden":
-            return f"unknown key{_meant(path)}"
-        case "missing":
-            return "missing"
-        case "value_error":
-            return _about(given, str(context["error"]))
-        case "string_pattern_mismatch":
-            rule = PATTERN_WORDS.get(context["pattern"], f"does not match {context['pattern']}")
-            return _about(given, rule)
-        case "literal_error":
-            return _about(given, f"must be {context['expected']}")
-        case "greater_than_equal":
-            return _about(given, f"must be at least {context['ge']}")
-        case "less_than_equal":
-            return _about(given, f"must be at most {context['le']}")
-        case "int_type" | "int_from_float":
-            return _about(given, "must be a whole number")
-        case "string_type":
-            return _about(given, "must be text: put it in quotes")
-        case "bool_type":
-            return _about(given, "must be true or false")
-        case "list_type":
-            return _about(given, "must be a list")
-        case "dict_type" | "model_type" | "model_attributes_type":
-            return _about(given, "must be a mapping of keys to values")
-        case _:
-            return _about(given, error["msg"][:1].lower() + error["msg"][1:])
+    if kind == "extra_forbidden":
+        return f"unknown key{_meant(path)}"
+    if kind == "missing":
+        return "missing"
+    if kind == "string_pattern_mismatch":
+        rule = PATTERN_WORDS.get(context["pattern"], f"does not match {context['pattern']}")
+        return _about(given, rule)
+    if rule := _RULES.get(kind, ""):
+        return _about(given, rule.format(**context))
+    return _about(given, error["msg"][:1].lower() + error["msg"][1:])
 
 
 def _about(given: Any, rule: str) -> str:

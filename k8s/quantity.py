@@ -13,9 +13,12 @@ QUANTITY: Final = (
     r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 )
 _QUANTITY = re.compile(QUANTITY)
-_UNITS: Final = {
+_UNITS: Final[dict[str, Fraction]] = {
     "": Fraction(1),
-    **{unit: Fraction(10) ** n for unit, n in zip("numkMGTPE", (-9, -6, -3, 3, 6, 9, 12, 15, 18))},
+    **{
+        unit: Fraction(1000) ** n
+        for n, unit in zip((-3, -2, -1, *range(1, 7)), "numkMGTPE", strict=True)
+    },
     **{f"{unit}i": Fraction(1024) ** n for n, unit in enumerate("KMGTPE", start=1)},
 }
 
@@ -28,4 +31,4 @@ def amount(quantity: str) -> Fraction:
     number, unit = Fraction(f"0{found[1]}"), found[3] or ""
     if unit in _UNITS:
         return number * _UNITS[unit]
-    return number * Fraction(10) ** int(unit[1:])
+    return number * Fraction(f"1e{unit[1:]}")

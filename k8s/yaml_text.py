@@ -125,7 +125,7 @@ def dotted(path: Path) -> str:
     return made
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Block style, lists indented as kubectl prints them, nothing folded or referred to."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from scripts.state_diagram import DOCUMENT, document
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = sorted(p for room in ("ledger", "launcher") for p in (REPOSITORY / room).rglob("*.py"))
+SOURCES = sorted(p for room in ("ledger", "k8s", "launcher") for p in (REPOSITORY / room).rglob("*.py"))
 CONTRACTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
     "contracts"
 ]
@@ -126,7 +126,7 @@ def loaded(code: str) -> set[str]:
 
 
 HEAVY = set(
-    "pydantic rich boto3 kubernetes jsonschema sqlite_utils sqlite3 tenacity psutil pathspec dotenv".split()  # noqa: SIM905
+    "pydantic rich boto3 kubernetes jsonschema sqlite_utils sqlite3 tenacity psutil pathspec dotenv yaml".split()  # noqa: SIM905
 )
 
 

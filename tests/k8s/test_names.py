@@ -7,7 +7,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from k8s.names import Attempt, annotations, difference, job_name, label_value, labels, selector
+from k8s.names import (
+    Attempt,
+    difference,
+    job_annotations,
+    job_labels,
+    job_name,
+    label_value,
+    selector,
+)
 from ledger.events import STAGES
 
 DIGEST = "sha256:" + "5" * 64
@@ -79,7 +87,7 @@ def test_what_cannot_is_told_apart(text: str) -> None:
 
 @given(attempts)
 def test_labels_are_values_and_the_selector_selects_them(attempt: Attempt) -> None:
-    made = labels(attempt, llm="on")
+    made = job_labels(attempt, llm="on")
     assert all(LABEL_VALUE.fullmatch(value) and len(value) <= 63 for value in made.values())
     wanted = dict(part.split("=") for part in selector(attempt.project, attempt.run_id).split(","))
     assert wanted.items() <= made.items()
@@ -87,13 +95,13 @@ def test_labels_are_values_and_the_selector_selects_them(attempt: Attempt) -> No
 
 @given(attempts, attempts)
 def test_a_job_is_this_attempts_or_is_said_not_to_be(one: Attempt, other: Attempt) -> None:
-    job = {"metadata": {"annotations": annotations(one)}}
+    job = {"metadata": {"annotations": job_annotations(one)}}
     assert difference(job, one) is None
     assert (difference(job, other) is None) == (one == other)
 
 
 def test_a_job_that_is_not_ours_is_told_by_what_it_says() -> None:
-    job = {"metadata": {"annotations": annotations(replace(ONE, attempt=2))}}
+    job = {"metadata": {"annotations": job_annotations(replace(ONE, attempt=2))}}
     assert difference(job, ONE) == "its attempt is 2, not 1"
     assert difference({"metadata": {}}, ONE) == "it has no project"
     assert difference({}, ONE) == "it has no project"
