@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from k8s.containers import (
     COMMAND,
+    FETCH,
     StageJob,
     Volumes,
     agent_containers,
@@ -35,10 +36,13 @@ __all__ = ["COMMAND", "StageJob", "job_manifest"]
 _FAILURE_POLICY: Final[Mapping[str, Any]] = {
     "rules": [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {
-            "action": "Ignore",
-            "onExitCodes": {"containerName": COMMAND, "operator": "In", "values": [TERMINATED]},
-        },
+        *(
+            {
+                "action": "Ignore",
+                "onExitCodes": {"containerName": name, "operator": "In", "values": [TERMINATED]},
+            }
+            for name in (COMMAND, FETCH)
+        ),
         {
             "action": "FailJob",
             "onExitCodes": {"containerName": COMMAND, "operator": "NotIn", "values": [0]},

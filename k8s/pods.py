@@ -80,6 +80,10 @@ class Verdict:
     replaced: bool = False
 
 
+#: Without a disruption: somebody deleted it. The Job's own rule for TERMINATED replaces it.
+_TOLD: Final = Verdict("disrupted", "its pod was told to end", replaced=True)
+
+
 def seen(pod: Object, command: str = COMMAND) -> PodSeen:
     about, status = pod["metadata"], _status_of(pod, command)
     state = status.get("state") or {}
@@ -166,6 +170,8 @@ def _by_fetch(pod: Object) -> Verdict | None:
     kind, said = container_state(pod, FETCH)
     if kind != "terminated" or not said.get("exitCode"):
         return None
+    if said["exitCode"] == TERMINATED:
+        return _TOLD
     if said.get("reason") == "OOMKilled":
         return Verdict("storage", "fetching met its memory limit: raise agent.resources.memory")
     words = _last_line(said.get("message"))
@@ -193,7 +199,7 @@ def _by_command(pod: Object, command: str) -> Verdict:
     if reason == "OOMKilled":
         return Verdict("out_of_memory", _out_of_memory(pod, command))
     if code == TERMINATED and "deletionTimestamp" in pod["metadata"]:
-        return Verdict("disrupted", "its pod was deleted", replaced=True)
+        return _TOLD
     return verdict_of_code(code)
 
 
@@ -211,13 +217,13 @@ def _by_words(pod: Object, command: str, code: int, reason: str, words: Object) 
     own, ended = words.get("exit_code"), words["ended"]
     own = own if isinstance(own, int) else None
     if ended == "terminated" and code == TERMINATED:
-        return Verdict("disrupted", "its pod was told to end", replaced=True)
+        return _TOLD
     if ended == "unstarted":
         return Verdict("storage", "its log could not be written, so it was not started")
     if own and (words.get("oom_kills") or reason == "OOMKilled"):
         return Verdict("out_of_memory", _out_of_memory(pod, command), own)
     if ended == "stopped":
-        return Verdict("lost", "its attempt was closed while it ran", own)
+        return Verdict("lost", "its attempt was closed while it ran")
     if own:
         return Verdict("application", f"the command ended with exit code {own}", own)
     return Verdict("outputs", _NOT_COLLECTED)

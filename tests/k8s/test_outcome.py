@@ -23,7 +23,9 @@ RECORDED = sorted(path.stem for path in (HERE / "recorded").glob("*.yaml"))
 
 
 def read(folder: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.load((HERE / folder / f"{name}.yaml").read_text(), yaml.CSafeLoader)
+    found: dict[str, Any] = yaml.load(
+        (HERE / folder / f"{name}.yaml").read_text(), yaml.CSafeLoader
+    )
     return found
 
 
@@ -89,7 +91,9 @@ def test_a_recording(name: str) -> None:
     assert bool(found.message) == bool(words)
 
 
-@pytest.mark.parametrize("name", [f"recorded/{n}" for n in RECORDED] + [f"cases/{n}" for n in CASES])
+@pytest.mark.parametrize(
+    "name", [f"recorded/{n}" for n in RECORDED] + [f"cases/{n}" for n in CASES]
+)
 def test_it_only_looks(name: str) -> None:
     """Pure: nothing is changed, the order of lists says nothing, and an empty list is as good as None."""
     folder, _, case_name = name.partition("/")
@@ -103,7 +107,9 @@ def test_it_only_looks(name: str) -> None:
     assert found.cause is None or found.cause in CAUSES
 
 
-@pytest.mark.parametrize("name", [f"recorded/{n}" for n in RECORDED] + [f"cases/{n}" for n in CASES])
+@pytest.mark.parametrize(
+    "name", [f"recorded/{n}" for n in RECORDED] + [f"cases/{n}" for n in CASES]
+)
 def test_only_an_end_or_a_give_up_has_a_cause(name: str) -> None:
     folder, _, case_name = name.partition("/")
     found = of(read(folder, case_name))
