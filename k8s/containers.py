@@ -6,7 +6,7 @@ All of them pass Kubernetes' ``restricted`` policy. Quantities are strings, sinc
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from typing import Any, Final
@@ -57,7 +57,7 @@ class StageJob:
     task: str
     store: str | None = None
     cwd: str = WORKSPACE
-    environment: Mapping[str, str] = ()  # type: ignore[assignment]
+    environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Collection[str] = frozenset()
 
 
@@ -127,7 +127,7 @@ def command_container(
     plain = {
         # Programs that ask who they are find no such user in the image.
         **{"HOME": HOME, "TMPDIR": "/tmp", "USER": _USER, "LOGNAME": _USER},
-        **dict(job.environment),
+        **job.environment,
         **stage.env,
         **{one.url_variable: _url(one) for one in services_of(stage, llm) if one.url_variable},
     }
