@@ -26,39 +26,15 @@ import boto3
 from botocore.config import Config
 
 from launcher.agent.outputs import collect_outputs
-from launcher.agent.protocol import StageSpec
 from launcher.storage.manifest import Manifest
 from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectStore
 from tests.rig.s3 import S3Server, serving
+from tests.rig.stage_specs import spec_of
 
 THREADS = 8
 TARGET = 0.7
 _MEMORY = Path("/dev/shm")
-
-
-def spec(folder: Path) -> StageSpec:
-    """A stage whose run folder is ``folder``."""
-    return StageSpec(
-        run_id="r",
-        stage="llm_on",
-        attempt=1,
-        index=1,
-        command="true",
-        cwd=str(folder.parent),
-        environment={},
-        run_dir=str(folder),
-        log_path=str(folder / "logs" / "01_llm_on.log"),
-        store="",
-        home=str(folder.parent),
-        previous_manifests=(),
-        collect_exclude=(),
-        student_glob=None,
-        tag_file=None,
-        timeout_seconds=None,
-        grace_seconds=1.0,
-        spec_digest="sha256:" + "0" * 64,
-    )
 
 
 def at_once(work: Callable[[Any], object], items: list[Any]) -> None:
@@ -70,7 +46,7 @@ def at_once(work: Callable[[Any], object], items: list[Any]) -> None:
 
 def ours(store: ObjectStore, folder: Path, files: int) -> Manifest:
     """Collect; returns what was listed."""
-    collected = collect_outputs(spec(folder), store)
+    collected = collect_outputs(spec_of(folder, "llm_on"), store)
     manifest = Manifest.from_bytes(store.read_blob(collected["manifest_digest"]))
     assert len(manifest.entries) == files
     return manifest

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-__all__ = ["deadline", "new_id", "new_run_id", "now", "parse_time", "sleep"]
+__all__ = ["deadline", "jittered", "new_id", "new_run_id", "now", "parse_time", "sleep"]
 
 
 def now() -> str:
@@ -36,6 +36,11 @@ def deadline(seconds: float) -> Callable[[], bool]:
     """A question that is answered with True once ``seconds`` are over, whatever is done to the clock."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
+
+
+def jittered(seconds: float) -> float:
+    """About ``seconds``, a fifth more or less, so that many who began at once do not ask at once for ever."""
+    return seconds * (0.8 + 0.4 * secrets.randbelow(10_000) / 9_999)
 
 
 def sleep(seconds: float) -> None:

@@ -124,6 +124,17 @@ class Documents:
         """(path, bytes) of each document that the ledger implies for a run, now."""
         yield from self._project(state, None)
 
+    def inside(self, state: RunState) -> dict[str, bytes]:
+        """Those of ``expected`` that lie in the run's own folder, by path in it (POSIX)."""
+        if state.request is None:
+            return {}
+        folder = self.run_dir(state.request)
+        return {
+            path.relative_to(folder).as_posix(): data
+            for path, data in self.expected(state)
+            if path.is_relative_to(folder)
+        }
+
     def kept(self, state: RunState) -> Iterator[tuple[Path, bytes]]:
         """Those of ``expected`` that belong on this machine now."""
         if state.request is None or not self.folders.is_here(state):

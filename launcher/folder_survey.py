@@ -106,8 +106,7 @@ def _needed(ws: Workspace, runs: Mapping[str, RunState]) -> dict[str, str]:
         request = state.request
         if state.status != "open" or request is None:
             continue
-        given = (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs)
-        paths = [one.path for one in given if one is not None]
+        paths = [one.path for one in request.given]
         paths += [p for p in (request.relabel_tag_file, request.config.path) if p]
         for path in paths:
             place = os.path.normpath(Path(request.project_root, path))
@@ -155,7 +154,7 @@ def _reason(
 
 def _examined(ws: Workspace, state: RunState, path: Path) -> Folder:
     contents = contents_of(state, ws.ledger, ws.store)
-    papers = _papers(ws, state, path)
+    papers = ws.documents.inside(state)
     blobs: dict[str, bool] = {}
     seen: dict[str, Identity] = {}
     total = 0
@@ -168,15 +167,6 @@ def _examined(ws: Workspace, state: RunState, path: Path) -> Folder:
             return Folder(state.run_id, path, 0, 0, f"{name} is being written")
         total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return Folder(state.run_id, path, len(seen), total, None, seen, frozenset(blobs))
-
-
-def _papers(ws: Workspace, state: RunState, path: Path) -> dict[str, bytes]:
-    """The documents that belong in the folder, by path in it."""
-    return {
-        place.relative_to(path).as_posix(): data
-        for place, data in ws.documents.expected(state)
-        if place.is_relative_to(path)
-    }
 
 
 def _unsafe(
@@ -269,7 +259,7 @@ def change_since(ws: Workspace, folder: Folder, is_driven: Callable[[str], bool]
     why = _reason(state, path, needed, is_driven, None)
     if why is not None:
         return why
-    papers = _papers(ws, state, path)
+    papers = ws.documents.inside(state)
     now = {name: identity_of(found) for name, found in _walk(path)}
     for name in sorted(now):
         document = name in DOCUMENTS and (path / name).read_bytes() != papers.get(name)

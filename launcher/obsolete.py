@@ -68,8 +68,7 @@ def stored_copies(
         str(ws.root / given.path)
         for state in runs.values()
         if state.status == "open" and (request := state.request)
-        for given in (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs)
-        if given is not None
+        for given in request.given
     }
     for state in runs.values():
         if state.status == "open" or state.request is None or state.ended_at is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,12 @@ from launcher.documents import write_atomically
 from launcher.errors import ConflictError, IntegrityError, UnavailableError
 from launcher.places import make_folders
 from launcher.run_contents import Contents, Kept, place_of, same_bytes
-from launcher.storage.port import BlobDamagedError, BlobMissingError, ObjectStore
+from launcher.storage.port import BlobDamagedError, BlobMissingError, ObjectStore, Progress
 
 __all__ = ["Restored", "restore_folder"]
 
 #: Fetching waits for the disk or the network, not for us.
 _THREADS: Final = 8
-
-Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, slots=True)

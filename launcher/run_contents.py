@@ -143,8 +143,8 @@ def _add_inputs(state: RunState, found: Contents, mentioned: set[str]) -> None:
     """Inputs that were brought from the store into the folder; no stage's outputs."""
     request = state.request
     assert request is not None
-    for given in (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs):
-        if given is not None and given.stored:
+    for given in request.given:
+        if given.stored:
             inside = _inside(request, given.path)
             if inside is not None and inside not in mentioned:
                 found.files[inside] = Kept(given.digest, given.size_bytes, state.requested_at)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import random
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -133,12 +132,7 @@ def follow(
                 yield checkpoint
                 follower.applied(checkpoint)
             else:
-                clock.sleep(jittered(interval_seconds))
-
-
-def jittered(seconds: float) -> float:
-    """About ``seconds``, so that many followers do not ask at once."""
-    return seconds * random.uniform(0.8, 1.2)
+                clock.sleep(clock.jittered(interval_seconds))
 
 
 class Follower:

@@ -200,8 +200,7 @@ def store_classes(runs: Mapping[str, RunState], blobs: Mapping[str, int]) -> dic
             class_of[digest] = "logs"
     for state in runs.values():
         if (request := state.request) is not None:
-            given = (request.teacher_checkpoint, request.teacher_scorecard, *request.inputs)
-            class_of |= {g.digest: "teachers and inputs" for g in given if g is not None}
+            class_of |= {one.digest: "teachers and inputs" for one in request.given}
     for student in (False, True):
         for state in runs.values():
             for checkpoint in state.checkpoints:

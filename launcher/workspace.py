@@ -29,7 +29,6 @@ from launcher.journal import Journal
 from launcher.promotion import Promoter
 from launcher.settings import Settings
 from launcher.storage.caches import user_cache
-from launcher.storage.ledger_objects import open_ledger
 from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectStore
 from ledger import errors as ledger_errors
@@ -183,6 +182,9 @@ def _open_ledger(
     file = ledger_file(home)
     if settings.ledger == "sqlite":
         return SqliteEventStore(file, read_only=not writing)
+    # Here: a ledger in a file needs none of it.
+    from launcher.storage.ledger_objects import open_ledger
+
     ledger = open_ledger(store, user_cache("ledgers"), writing=writing)
     if writing and file.exists() and (there := ledger.head().size) < _size(file):
         # Else this project's account would go on in two places from here on, or past half a copy.

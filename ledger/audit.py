@@ -314,8 +314,8 @@ def named_blobs(record: e.Recorded[Any]) -> Iterator[Named]:
     match data:
         case e.RunRequested():
             yield Named(data.config.digest, None, f"the config of run {of}")
-            for given in (data.teacher_checkpoint, data.teacher_scorecard, *data.inputs):
-                if given is not None and given.stored:
+            for given in data.given:
+                if given.stored:
                     yield Named(given.digest, given.size_bytes, f"{given.path}, given to run {of}")
             if data.provenance.code_digest:
                 yield Named(data.provenance.code_digest, None, f"the code of run {of}")

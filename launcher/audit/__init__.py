@@ -60,8 +60,14 @@ class _Seen:
     whole: bool
 
 
+def _where(scene: Scene) -> str:
+    if scene.ledger is not None:
+        return scene.ledger.where
+    return scene.store.where if scene.shared else str(scene.home / "ledger.db")
+
+
 def _ledger(scene: Scene, elsewhere: Sequence[TreeHead]) -> tuple[_Seen, list[Check]]:
-    found = LedgerAudit(scene.ledger.where if scene.ledger else str(scene.home / "ledger.db"))
+    found = LedgerAudit(_where(scene))
     unreadable = scene.why
     if scene.ledger is not None:
         try:

@@ -25,7 +25,8 @@ _LIMITS: Final = (
     "or rewritten, together with its heads"
 )
 _NEXT: Final = {
-    "ledger": "keep ledger.db as it is and put a backup copy in its place; until then a rollback works without it",
+    "ledger": "keep what is there (ledger.db, or the segment) and put a backup copy in its place; "
+    "until then a rollback works without it",
     "documents": "launcher replay rewrites the documents from the ledger",
     "results": "compare with a backup of the store; the ledger keeps what was recorded",
     "blobs": "put the blob back from a backup, or from a copy whose sha256 is the same",
@@ -74,7 +75,8 @@ def _scene(home: str | None) -> Scene:
         ws = open_workspace(chosen, root, writing=False)
     except (IntegrityError, UnavailableError, UsageError) as exc:
         home_folder, store = open_parts(chosen, root)
-        return Scene(None, store, root, home_folder, chosen.project, exc.message)
+        shared = chosen.ledger == "store"
+        return Scene(None, store, root, home_folder, chosen.project, exc.message, shared=shared)
     shared = chosen.ledger == "store"
     return Scene(ws.ledger, ws.store, ws.root, ws.home, chosen.project, shared=shared)
 

@@ -40,7 +40,7 @@ def _lines(view: View) -> list[str]:
     newest = recent[0]
     going = [s for s in recent if s.status == "open"]
     failed = next((s for s in recent if s.status == "failed"), None)
-    lines = live_lines(view) or ["nothing is live yet"]
+    lines = live_lines(view, followers=True) or ["nothing is live yet"]
     for state in going:
         lines += fact("now", f"{state_line(view, state)}{_stage_now(state)}")
     if newest.status not in ("open", "failed"):

@@ -19,6 +19,7 @@ from launcher.cli.common import (
     short_id,
     workspace,
 )
+from launcher.cli.following import Followers
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.followers import TargetBehindError
 from launcher.journal import Journal
@@ -189,19 +190,39 @@ def pointers_command(
     with translated():
         names = [chosen] if chosen else pointers.names()
         rows = [_history_row(pointers.history(name), journal, until) for name in names]
+    followers = _note_followers(rows, pointers, chosen) if until is None else Followers({})
     if target and not rows[0]["generations"]:
         raise UsageError(f"{target} has no generation", "launcher pointers shows what there is")
     if as_json:
         brief = [{k: v for k, v in r.items() if k != "generations"} for r in rows]
         print_json(rows[0] if target else brief)
-    elif target:
-        _print_history(rows[0])
     else:
-        for row in rows:
-            _print_live(row)
-        if not rows:
-            click.echo("no pointer yet: submit --promotion-target, or launcher promote RUN TARGET")
+        _print_rows(rows, followers, history=target is not None)
     return 0
+
+
+def _note_followers(
+    rows: list[dict[str, Any]], pointers: Pointers, chosen: str | None
+) -> Followers:
+    """Add to each row who follows it; nobody is asked about where nothing is live."""
+    if not any(row["live"] for row in rows):
+        return Followers({})
+    followers = Followers.of(pointers.store, chosen)
+    for row in rows:
+        if row["live"]:
+            row["followers"] = followers.json(row["name"], row["live"]["generation"])
+    return followers
+
+
+def _print_rows(rows: list[dict[str, Any]], followers: Followers, *, history: bool) -> None:
+    for row in rows:
+        (_print_history if history else _print_live)(row)
+        for line in followers.lines(row["name"], row["live"]["generation"] if row["live"] else 0):
+            click.echo(line)
+    for line in followers.unseen():
+        click.echo(line)
+    if not rows:
+        click.echo("no pointer yet: submit --promotion-target, or launcher promote RUN TARGET")
 
 
 def _addressed(address: Address, home: str | None) -> Pointers:
@@ -237,6 +258,7 @@ def _history_row(
         "live": then.live.model_dump(mode="json") if then.live else None,
         "held": holder is not None,
         "held_by": holder.generation if holder else None,
+        "followers": None,
         "generations": [body.model_dump(mode="json") for body in then.generations],
         "withdrawn": sorted(then.withdrawn()),
     }

@@ -5,8 +5,6 @@ REF may be STORE#NAME, STORE#NAME@GENERATION or STORE#sha256:…: then nothing b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import click
@@ -19,7 +17,7 @@ from launcher.cli.common import (
     settings,
     workspace,
 )
-from launcher.cli.terminal import is_terminal
+from launcher.cli.terminal import transfer_bar
 from launcher.errors import UsageError
 from launcher.project import pointer_name
 from launcher.refs import Resolved, resolve_digest
@@ -27,7 +25,7 @@ from launcher.serving import resolve
 from launcher.standalone import open_store
 from launcher.storage.address import parse_address
 from launcher.storage.opening import open_store as open_place
-from launcher.storage.port import ObjectStore, Progress
+from launcher.storage.port import ObjectStore
 from launcher.workspace import translated
 from ledger.projections.storage_alert import human_bytes
 
@@ -83,7 +81,7 @@ def pull_command(
     place = project_root() / dest
     if place.is_dir() or dest.endswith("/"):
         place = place / _file_name(found)
-    with translated(), _shown(place.name) as progress:
+    with translated(), transfer_bar(place.name) as progress:
         store.fetch_blob(found.digest, place, progress)
     if as_json:
         print_json(
@@ -122,28 +120,6 @@ def _found(ref: str, home: str | None) -> tuple[ObjectStore, Resolved]:
     ws = workspace(home, writing=False)
     with translated():
         return ws.store, resolve_digest(ref, ws.journal, ws.store, project_root())
-
-
-@contextmanager
-def _shown(what: str) -> Iterator[Progress | None]:
-    """Bytes and rate, on a terminal."""
-    if not is_terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _file_name(found: Resolved) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from launcher.cli.common import home_option, json_option, print_json, project_root, workspace
-from launcher.cli.terminal import is_terminal
+from launcher.cli.terminal import transfer_bar
 from launcher.errors import ConflictError, UsageError
 from launcher.refs import find_run
-from launcher.restoring import Progress, Restored, restore_folder
+from launcher.restoring import Restored, restore_folder
 from launcher.retiring import folder_lock, take_back
 from launcher.run_contents import Contents, contents_of
+from launcher.run_folders import folder_of
+from launcher.storage.port import Progress
 from launcher.workspace import Workspace, translated
 from ledger.decider import RunState
 from ledger.projections.storage_alert import human_bytes
@@ -61,7 +61,7 @@ def restore_command(
             ws = workspace(home, writing=True)
         contents = contents_of(state, ws.ledger, ws.store)
         tag_file, note = _tag_file(state, contents, folder, dest, root)
-        with _drawn() as progress:
+        with transfer_bar("restore") as progress:
             if in_place:
                 done = _in_place(ws, state, contents, folder, tag_file, force, progress)
             else:
@@ -70,7 +70,7 @@ def restore_command(
                     ws.store,
                     folder,
                     tag_file=tag_file,
-                    documents=_documents(ws, state, own),
+                    documents=ws.documents.inside(state),
                     force=force,
                     progress=progress,
                 )
@@ -115,16 +115,7 @@ def _folder(state: RunState, dest: str | None, root: str | None) -> Path:
             f"the project of run {state.run_id}, {request.project_root}, is not on this machine",
             "--root DIR for another checkout of it, or a DEST",
         )
-    return Path(request.project_root, request.output_root, state.run_id)
-
-
-def _documents(ws: Workspace, state: RunState, own: Path) -> dict[str, bytes]:
-    """The documents inside the run's folder, by path in it."""
-    return {
-        place.relative_to(own).as_posix(): data
-        for place, data in ws.documents.expected(state)
-        if place.is_relative_to(own)
-    }
+    return folder_of(request)
 
 
 def _tag_file(
@@ -142,25 +133,6 @@ def _tag_file(
         return None, f"the tag file lay outside of the project: {pull}"
     top = project_root() / root if root else project
     return (top, place.relative_to(project).as_posix()), None
-
-
-@contextmanager
-def _drawn() -> Iterator[Progress | None]:
-    """Bytes so far, on a terminal."""
-    if not is_terminal():
-        yield None
-        return
-    from rich import progress
-
-    columns = (
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, transient=True) as bar:
-        task = bar.add_task("restore", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _say(state: RunState, done: Restored, note: str | None, as_json: bool) -> None:

@@ -2,6 +2,9 @@
 
 TARGET may be STORE#NAME (``s3://bucket/prefix#student``): then no project, no home and no ledger is needed or
 looked at, and no file of this folder is touched.
+
+``--wait`` waits for those who serve the pointer, after all else is done. Whoever is late by then is a warning and no
+error: the rollback is made, and the same command typed again would go one further back.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -24,6 +28,7 @@ from launcher.cli.common import (
     settings,
     workspace,
 )
+from launcher.cli.following import Followers, wait_for
 from launcher.cli.pointers import checkpoint_line
 from launcher.errors import IntegrityError, LauncherError, UnavailableError, UsageError
 from launcher.followers import TargetBehindError
@@ -63,6 +68,7 @@ class _Wish:
     deep: bool
     as_json: bool
     home: str | None
+    wait: float | None
 
     @property
     def target(self) -> str:
@@ -78,6 +84,12 @@ class _Wish:
 @click.option("--reason", metavar="TEXT", help="Kept with the generation.")
 @click.option("--deep", is_flag=True, help="Hash the checkpoint again before it goes live.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0, max=86400),
+    metavar="SECONDS",
+    help="Until all followers have acknowledged it, at most so long.",
+)
 @json_option
 @home_option
 def rollback_command(
@@ -86,13 +98,14 @@ def rollback_command(
     reason: str | None,
     deep: bool,
     yes: bool,
+    wait: float | None,
     as_json: bool,
     home: str | None,
 ) -> int:
     root = project_root()
     address = parse_address(target, root)
     name = address.name if address else pointer_name(target, root)
-    wish = _Wish(name, address, to, reason, yes, deep, as_json, home)
+    wish = _Wish(name, address, to, reason, yes, deep, as_json, home, wait)
     if address is not None:
         actor = settings(home).actor
         return _with_store(open_address(address, root=root, actor=actor), wish)
@@ -119,10 +132,11 @@ def rollback_command(
             return _without_ledger(wish, exc, agreed=(chosen, history.latest))
         assert moved.generation is not None
         position = ws.journal.pointer(wish.name).position
-        _say(wish, moved.generation, chosen, history.live, moved.backup, began, position)
+        said = _say(wish, moved.generation, chosen, history.live, moved.backup, began, position)
         for body in (history.live, chosen):
             if body is not None and body.run_id and ws.journal.run(body.run_id).request:
                 ws.documents.write(body.run_id)
+    _say_followers(wish, ws.store, moved.generation, said, wait=behind is None)
     if behind is not None:
         raise behind
     return 0
@@ -181,29 +195,28 @@ def _say(
     backup: str | None,
     began: str,
     position: int | None = None,
-) -> None:
+) -> dict[str, Any]:
+    """Tell a person what was done; returns it for a program."""
     same = left is not None and left.digest == chosen.digest
     spent = seconds_between(began, None) or 0.0
     undone = left is not None and left.digest is not None and not same
     undo = undo_command(wish.target, left.generation) if left is not None and undone else None
+    document = {
+        "pointer": wish.target,
+        "changed": not same,
+        "live": body.model_dump(mode="json"),
+        "to": chosen.generation,
+        "backup": backup,
+        "position": position,
+        "undo": undo,
+        "seconds": round(spent, 3),
+    }
     if wish.as_json:
-        print_json(
-            {
-                "pointer": wish.target,
-                "changed": not same,
-                "live": body.model_dump(mode="json"),
-                "to": chosen.generation,
-                "backup": backup,
-                "position": position,
-                "undo": undo,
-                "seconds": round(spent, 3),
-            }
-        )
-        return
+        return document
     if same:
         click.echo(f"live    {checkpoint_line(body)}")
         click.echo("this checkpoint is live already: nothing to do")
-        return
+        return document
     sign = "✓ " if sys.stdout.isatty() else ""
     more = f"  position {position}" if position is not None else ""
     click.echo(
@@ -219,6 +232,39 @@ def _say(
     )
     if undo:
         click.echo(f"undo: {undo}")
+    return document
+
+
+def _say_followers(
+    wish: _Wish, store: ObjectStore, body: Generation, document: dict[str, Any], *, wait: bool
+) -> None:
+    """Who serves it already and who does not yet; waits for them if that was wished. The last word to a program."""
+    found, late = Followers.of(store, wish.name), None
+    try:
+        if not wish.as_json:
+            _print_lines(found, body)
+        if wait and wish.wait is not None:
+            late = "interrupted"  # all that a program hears of it then
+            late = wait_for(store, wish.name, body.generation, wish.wait)
+            before, found = found, Followers.of(store, wish.name)
+            if not wish.as_json and found != before:
+                _print_lines(found, body)
+    finally:
+        if wish.as_json:
+            followers = found.json(body.name, body.generation)
+            followed = None if late is None else not late
+            print_json({**document, "followers": followers, "followed": followed})
+    if late:
+        click.echo(
+            f"warning: g{body.generation} is live, but after {wish.wait:g} s {late}; "
+            f"launcher pointers {shlex.quote(wish.target)} shows them",
+            err=True,
+        )
+
+
+def _print_lines(found: Followers, body: Generation) -> None:
+    for line in (*found.lines(body.name, body.generation), *found.unseen()):
+        click.echo(line)
 
 
 def _without_ledger(
@@ -273,7 +319,7 @@ def _apply(
         newest = rollback.history(wish.name).live
         assert newest is not None
         body, behind = newest, exc
-    _say(wish, body, chosen, live, backup, began)
+    said = _say(wish, body, chosen, live, backup, began)
     if body.generation != live.generation:
         imported = (
             "the project's next writing command brings its ledger, and a file that follows, in step"
@@ -281,6 +327,7 @@ def _apply(
             else "the ledger imports this when it is back"
         )
         click.echo(imported, err=wish.as_json)
+    _say_followers(wish, rollback.store, body, said, wait=behind is None)
     if behind is not None:
         raise behind
     return 0

@@ -22,7 +22,7 @@ from launcher.cli.common import (
     workspace,
 )
 from launcher.cli.differences import Change, changes
-from launcher.cli.live import live_json, live_line, live_lines
+from launcher.cli.live import follower_lines, live_json, live_line, live_lines, unseen_lines
 from launcher.cli.logfile import tail_of_attempt
 from launcher.cli.next_steps import next_commands
 from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
@@ -169,16 +169,15 @@ def _student(state: RunState) -> list[str]:
 def _live(view: View, state: RunState) -> list[str]:
     """What is live; of a run that failed or was cancelled also that it changed nothing."""
     if state.status not in ("failed", "cancelled"):
-        return live_lines(view)
-    return [
-        line
-        for pointer in view.live()
-        for line in (
-            fact("BROKEN", f"{pointer.name}: {pointer.broken}")
-            if pointer.broken
-            else fact("live", f"{live_line(view, pointer)}  unchanged by this run")
-        )
-    ]
+        return live_lines(view, followers=True)
+    lines = []
+    for pointer in view.live():
+        if pointer.broken:
+            lines += fact("BROKEN", f"{pointer.name}: {pointer.broken}")
+            continue
+        lines += fact("live", f"{live_line(view, pointer)}  unchanged by this run")
+        lines += follower_lines(view, pointer)
+    return lines + unseen_lines(view)
 
 
 def _request(state: RunState) -> RunRequested:

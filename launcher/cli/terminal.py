@@ -9,12 +9,23 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, Final
 
 import click
 
-__all__ = ["echo", "fact", "facts", "is_terminal", "mark", "one_line", "paint", "silence"]
+__all__ = [
+    "echo",
+    "fact",
+    "facts",
+    "is_terminal",
+    "mark",
+    "one_line",
+    "paint",
+    "silence",
+    "transfer_bar",
+]
 
 _ESCAPES: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
@@ -85,3 +96,25 @@ def silence(*, err: bool = False) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+@contextmanager
+def transfer_bar(what: str) -> Iterator[Callable[[int, int], object] | None]:
+    """Bytes done, of how many, and the rate, on a terminal; None where nothing is drawn. Gone at its end."""
+    if not is_terminal():
+        yield None
+        return
+    from rich import progress
+    from rich.console import Console
+    from rich.markup import escape
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(what), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

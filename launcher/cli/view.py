@@ -19,6 +19,7 @@ from typing import Final
 
 from launcher.cli.common import seconds_between
 from launcher.cli.driving import is_driven
+from launcher.cli.following import Followers
 from launcher.errors import LauncherError
 from launcher.project import pointer_name
 from launcher.refs import short_id
@@ -182,6 +183,11 @@ class View:
             open=tuple(account.open.values()),
             refusals={r.run_id: r for _, r in account.refusals},
         )
+
+    @cached_property
+    def followers(self) -> Followers:
+        """Who follows each pointer: one listing for all of them."""
+        return Followers.of(self.ws.store)
 
     def live(self) -> list[PointerView]:
         """The pointers that name something, and those that cannot be read."""

@@ -13,7 +13,7 @@ import click
 
 from launcher import clock
 from launcher.errors import LauncherError, UnavailableError, UsageError
-from launcher.serving import Checkpoint, Follower, jittered
+from launcher.serving import Checkpoint, Follower
 from launcher.storage.port import ObjectStore
 
 __all__ = ["watch"]
@@ -73,10 +73,10 @@ class _Watcher:
             self._say("")
             if checkpoint is None or self._apply(follower, checkpoint) == 0:
                 self._failures = 0
-                return jittered(interval)
+                return clock.jittered(interval)
         except UnavailableError as exc:
             self._say(f"still serving what was there: {exc}")
-            return jittered(interval)
+            return clock.jittered(interval)
         except UsageError:
             raise
         except LauncherError as exc:
@@ -88,7 +88,7 @@ class _Watcher:
         self._failures = self._failures + 1 if newest == self._failed_on else 1
         self._failed_on = newest
         wait = _FIRST_WAIT_SECONDS * 2.0 ** min(self._failures - 1, 16)
-        return jittered(min(wait, _LONGEST_WAIT_SECONDS))
+        return clock.jittered(min(wait, _LONGEST_WAIT_SECONDS))
 
     def _apply(self, follower: Follower, checkpoint: Checkpoint) -> int:
         code = self._run(checkpoint)

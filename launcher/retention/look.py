@@ -3,20 +3,21 @@
 Rules:
 
 1. The store is listed before the ledger is read, so whatever is listed and named by then is known to be named.
-2. What cannot be read is a doubt, and a doubt keeps everything.
+2. What cannot be read is a doubt, and a doubt keeps everything; of a follower's word, all of its pointer.
 3. A ledger that is not the one of this store is refused: it would call another's bytes garbage.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from launcher import clock
+from launcher.consumers import Served, served
 from launcher.errors import IntegrityError, LauncherError
 from launcher.retention.reach import (
     Blob,
@@ -32,7 +33,12 @@ from launcher.retention.reach import (
 from launcher.settling import WrongStoreError
 from launcher.storage.manifest import Manifest
 from launcher.storage.pointer import NoRollbackTargetError, PointerHistory, Pointers
-from launcher.storage.port import BlobMissingError, ObjectInfo, ObjectNotFoundError
+from launcher.storage.port import (
+    AccessRefusedError,
+    BlobMissingError,
+    ObjectInfo,
+    ObjectNotFoundError,
+)
 from launcher.workspace import Workspace
 from ledger import events as e
 from ledger.decider import RunState
@@ -93,13 +99,16 @@ class Look:
         objects = list(self.ws.store.list("runs/"))
         pointers, doubts = Pointers(self.ws.store), list[str]()  # read anew: they say what is live
         histories = {n: self._history(pointers, n, doubts) for n in pointers.names()}
+        followed = self._followed(now)
         records = list(self.ws.ledger.read_all())
         states = fold_runs(records)
         self._refuse_foreign(states, objects)
         for name in self.ws.journal.pointer_names():
             if name not in histories:
                 histories[name] = self._history(pointers, name, doubts)
-        of_pointers = [self._pointer(pointers, n, h, doubts) for n, h in sorted(histories.items())]
+        of_pointers = [
+            self._pointer(pointers, n, h, doubts, followed) for n, h in sorted(histories.items())
+        ]
         planned = tuple(r for r in records if isinstance(r.data, e.GarbagePlanned))
         collected = frozenset(
             r.data.plan_digest for r in records if isinstance(r.data, e.GarbageCollected)
@@ -109,6 +118,7 @@ class Look:
             pointers=[found for found in of_pointers if found is not None],
             plans=frozenset(r.data.plan_digest for r in planned),
             doubts=tuple(doubts),
+            served=frozenset().union(*(one.digests for one in (followed or {}).values())),
         )
         return self._whole(
             facts, needed(facts, self.policy, now), states, objects, planned, collected
@@ -186,8 +196,20 @@ class Look:
             doubts.append(exc.message)
             return None
 
+    def _followed(self, now: float) -> dict[str, Served] | None:
+        """What followers are on, by pointer; None where that cannot be seen."""
+        try:
+            return served(self.ws.store, now)
+        except AccessRefusedError:
+            return None
+
     def _pointer(
-        self, pointers: Pointers, name: str, history: PointerHistory | None, doubts: list[str]
+        self,
+        pointers: Pointers,
+        name: str,
+        history: PointerHistory | None,
+        doubts: list[str],
+        followed: Mapping[str, Served] | None,
     ) -> PointerFacts | None:
         account = self.ws.journal.pointer(name)
         if history is not None and history.latest < account.latest:
@@ -197,7 +219,15 @@ class Look:
         if history.latest < account.latest:
             raise WrongStoreError(name, self.ws.store.where, account.latest, history.latest)
         intents = tuple(intent.generation for intent in account.open.values())
-        return PointerFacts(name, tuple(history.generations), intents, _fallback(history))
+        mine = (followed or {}).get(name, Served())
+        return PointerFacts(
+            name,
+            tuple(history.generations),
+            intents,
+            _fallback(history),
+            served=mine.digests,
+            any_served=followed is None or bool(mine.doubts),
+        )
 
     def _refuse_foreign(self, states: dict[str, RunState], objects: Iterable[ObjectInfo]) -> None:
         ledger = self.ws.ledger.where

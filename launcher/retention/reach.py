@@ -2,8 +2,9 @@
 
 Kept is:
 
-1. what a pointer names live, what open intents name, and every generation that is kept for a rollback (all of
-   them, or the newest so many; what a rollback without a wish would go to is always among them);
+1. what a pointer names live, what open intents name, every generation that is kept for a rollback (all of
+   them, or the newest so many; what a rollback without a wish would go to is always among them), and what a
+   follower that was heard of is on: every generation of its bytes;
 2. everything of a run that is open, that ended less than the grace ago, whose promotion is not decided, that
    brought a checkpoint of 1, or whose stages a kept run reused: config, code, inputs, teachers, manifests and
    what they list, logs, tags, every checkpoint, what a closed attempt saved;
@@ -11,7 +12,8 @@ Kept is:
 4. what was stored less than the grace ago, whoever it is for: somebody may be about to name it.
 
 All that is named is kept, in whatever field it stands: a digest in an event of a kept run is a name. What could
-not be read names everything (``Facts.doubts``): then nothing may go.
+not be read names everything (``Facts.doubts``): then nothing may go. A follower whose word cannot be read may be
+on any generation of its pointer: then all of them are kept.
 
 The trash of a date may be emptied once the grace is over since the end of that day, and at least a day, and no
 run is open that was open then.
@@ -94,22 +96,31 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True)
 class PointerFacts:
-    """Generations ascending from 1; ``fallback`` is the one that a rollback without a wish would go to now."""
+    """Generations ascending from 1; ``fallback`` is the one that a rollback without a wish would go to now.
+
+    ``served``: digests that followers are on; ``any_served``: one of them may be on anything.
+    """
 
     name: str
     generations: tuple[Generation, ...]
     intents: tuple[Generation, ...] = ()
     fallback: int | None = None
+    served: frozenset[str] = frozenset()
+    any_served: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that is asked. ``plans``: digests that earlier collections are recorded under."""
+    """All that is asked. ``plans``: digests that earlier collections are recorded under.
+
+    ``served``: what followers are on, of whatever pointer.
+    """
 
     runs: Mapping[str, RunFacts]
     pointers: Sequence[PointerFacts]
     plans: frozenset[str] = frozenset()
     doubts: tuple[str, ...] = ()
+    served: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +136,7 @@ class Needed:
 def needed(facts: Facts, policy: Policy, now: float) -> Needed:
     """What is to be kept, and why. ``now`` is epoch seconds."""
     why: dict[str, str] = {}
-    digests = set(facts.plans)
+    digests = set(facts.plans | facts.served)
     doubts = list(facts.doubts)
 
     def keep(run_id: str, reason: str) -> None:
@@ -161,15 +172,16 @@ def _own_reason(run: RunFacts, policy: Policy, now: float) -> str | None:
 
 
 def kept_generations(pointer: PointerFacts, keep: int | None) -> list[Generation]:
-    """The generations that a rollback can name, ascending; the live one always, fences for what they carry."""
+    """The generations that a rollback can name or a follower is on, ascending; the live one always, fences for what
+    they carry."""
     bodies = pointer.generations
-    if keep is None or not bodies:
+    if keep is None or pointer.any_served or not bodies:
         return list(bodies)
     real = [body.generation for body in bodies if body.kind != "fence"]
     wanted = {bodies[-1].generation, *real[-keep:]}
     if pointer.fallback is not None:
         wanted.add(pointer.fallback)
-    return [body for body in bodies if body.generation in wanted]
+    return [b for b in bodies if b.generation in wanted or b.digest in pointer.served]
 
 
 def obsolete(

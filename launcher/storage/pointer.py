@@ -17,11 +17,16 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
 from launcher.retry import retried
-from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
+from launcher.storage.port import (
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ObjectStore,
+    key_part,
+)
 from ledger.canonical import canonical_json
 from ledger.events import Generation, PreviousGeneration
 from ledger.ids import check_pointer_name
@@ -29,8 +34,6 @@ from ledger.ids import check_pointer_name
 __all__ = ["NoRollbackTargetError", "PointerHistory", "Pointers"]
 
 _MIN_DIGEST_PREFIX: Final = 12
-#: A file system's limit for a name, less what ``.json`` takes.
-_MAX_FOLDER_BYTES: Final = 250
 _GENERATION_KEY: Final = re.compile(r".*/[0-9]{8}\.json")
 
 
@@ -321,9 +324,7 @@ class Pointers:
             raise ObjectExistsError(key)
 
     def _prefix(self, name: str) -> str:
-        folder = quote(check_pointer_name(name), safe="").replace("~", "%7E")
-        if len(folder) > _MAX_FOLDER_BYTES:
-            raise UsageError(f"pointer name {name} is too long: {len(folder)} bytes, encoded")
+        folder = key_part(check_pointer_name(name), "pointer name")
         if folder.endswith(".json"):
             raise UsageError(f"pointer name {name}: .json is the ending of a pointer's view")
         return f"pointers/{folder}/"

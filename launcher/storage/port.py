@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import quote
 
 from launcher.errors import ConflictError, IntegrityError, UsageError
 
@@ -37,6 +38,7 @@ __all__ = [
     "Progress",
     "blob_key",
     "check_key",
+    "key_part",
     "trash_key",
     "trash_prefix",
 ]
@@ -49,6 +51,8 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 #: NAME_MAX of every file system in use; a bucket's whole key may have 1,024 bytes.
 _MAX_PART_BYTES: Final = 255
 _MAX_KEY_BYTES: Final = 1024
+#: Of an encoded name: what ``.json`` behind it takes is left.
+_MAX_ENCODED_BYTES: Final = _MAX_PART_BYTES - len(".json")
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -140,6 +144,17 @@ def check_key(key: str) -> str:
     if bad_parts or bad_characters or len(raw) > _MAX_KEY_BYTES:
         raise UsageError(f"{key!r} is no key")
     return key
+
+
+def key_part(name: str, what: str) -> str:
+    """A name that may hold slashes and anything else, as one part of a key: percent-encoded.
+
+    Every character but letters, digits and ``-._`` is. Raises UsageError, in which ``what`` says whose name it is.
+    """
+    part = quote(name, safe="").replace("~", "%7E")
+    if len(part) > _MAX_ENCODED_BYTES:
+        raise UsageError(f"{what} {name} is too long: {len(part)} bytes, encoded")
+    return part
 
 
 class ObjectStore(Protocol):

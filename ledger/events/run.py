@@ -135,6 +135,12 @@ class RunRequested(EventData):
     executor: Literal["local", "kubernetes"] = "local"
     provenance: Provenance
 
+    @property
+    def given(self) -> tuple[InputRef, ...]:
+        """All that the run was given: teacher checkpoint, scorecard, further inputs; what is absent left out."""
+        teachers = (self.teacher_checkpoint, self.teacher_scorecard)
+        return (*(one for one in teachers if one is not None), *self.inputs)
+
 
 class StageIntended(EventData):
     """Appended before the effect, so that a crash in between is found and adopted."""

@@ -332,7 +332,7 @@ def test_nothing_in_a_config_is_executed_and_loader_variables_reach_the_stage_al
     (project / "c.env").write_text(
         'A=$(touch executed)\nB=`touch executed`\nC="$(touch executed)"\n'
         "BASH_ENV=bash_env\nPYTHONPATH=evil\nLD_PRELOAD=./missing.so\n"
-        f'RETRAIN_CMD=\'{sys.executable} -c pass; echo s > "$CHECKPOINT_DIR/s.pt"; echo "$A|$B|$C"\'\n'
+        f'RETRAIN_CMD=\'"{sys.executable}" -c pass; echo s > "$CHECKPOINT_DIR/s.pt"; echo "$A|$B|$C"\'\n'
     )
     assert spawn(project, "--dry-run").returncode == 0
     assert not (project / "traces").exists()

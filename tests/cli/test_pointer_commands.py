@@ -112,7 +112,7 @@ def test_an_absolute_target_outside_the_project_and_its_commands_with_spaces(
     done = project.launcher("promote", C90D, str(target))
     assert target.read_bytes() == student_of(RUNS[1])
     assert f"undo    launcher rollback '{target}' --to 1" in done.out
-    done = project.bare("bash", "-c", f"{LAUNCHER} rollback '{target}' --to 1 --yes")
+    done = project.bare("bash", "-c", f"'{LAUNCHER}' rollback '{target}' --to 1 --yes")
     assert done.code == 0, done
     assert target.read_bytes() == student_of(RUNS[2])
     assert f"when fixed: launcher release '{target}'" in done.out
@@ -394,6 +394,7 @@ def test_pointers_as_json_and_as_it_was(project: Project) -> None:
         "live": row["live"],
         "held": False,
         "held_by": None,
+        "followers": {"on": 0, "behind": 0, "failed": 0, "silent": 0, "unread": 0, "hosts": []},
         "withdrawn": [2],
     }
     assert row["live"]["generation"] == 3

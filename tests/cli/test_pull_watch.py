@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.consumers import consumers
+from launcher.consumers import roll
 from launcher.storage.blobs import digest_bytes
 from launcher.storage.port import blob_key
 from tests.cli.session import LAUNCHER, Done
@@ -87,7 +87,7 @@ def until(done: Callable[[], bool], followed: Followed) -> None:
 
 
 def word(followed: Followed) -> tuple[str, int]:
-    found = consumers(followed.store, NAME)
+    found = roll(followed.store, NAME).words
     return (found[0].state, found[0].generation) if found else ("", 0)
 
 
@@ -161,7 +161,7 @@ def test_a_command_that_fails_is_said_and_tried_again(followed: Followed, tmp_pa
     followed.promote("a")
     with watching(followed, "--on-change", "test -e well || exit 7"):
         until(lambda: word(followed) == ("failed", 1), followed)
-        failed = consumers(followed.store, NAME)[0]
+        failed = roll(followed.store, NAME).words[0]
         assert (failed.exit_code, failed.applied, failed.host) == (7, None, "gpu-7")
         (tmp_path / "well").touch()
         until(lambda: word(followed) == ("applied", 1), followed)

@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from launcher import clock
 from launcher.standalone import StoreRollback
 from launcher.workspace import Workspace
 from ledger.stores.sqlite import SqliteEventStore
+from tests.fault.effects import Effects, effects_of
 from tests.launcher.pointer_world import TARGET, project_workspace
 
 CALLS = ("link", "replace", "rename", "unlink", "mkdir", "rmdir", "ftruncate", "pwrite")
@@ -67,50 +66,25 @@ JOBS: dict[str, Callable[[Workspace], None]] = {
 }
 
 
-def watch(death: int | None) -> list[str]:
-    """Count every effect from now on, and die before number ``death``."""
-    seen: list[str] = []
+def done(root: Path, job: str, death: int | None) -> list[str] | None:
+    """The effects of the job in ``root``, or None if it was killed before effect ``death``."""
 
-    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            if death == len(seen):
-                os.kill(os.getpid(), signal.SIGKILL)
-            seen.append(name)
-            return call(*args, **kwargs)
-
-        return instead
-
-    for name in CALLS:
-        setattr(os, name, watched(name, getattr(os, name)))
-    SqliteEventStore.append = watched("append", SqliteEventStore.append)  # type: ignore[method-assign]
-    return seen
-
-
-def in_a_process(root: Path, job: str, death: int | None) -> list[str] | None:
-    """The effects of the job in ``root``, or None if it was killed."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        seen = watch(death)
+    def work() -> Effects:
+        effects = Effects(-1 if death is None else death)
+        effects.watch(os, *CALLS)
+        effects.watch(SqliteEventStore, "append")
         JOBS[job](project_workspace(root))
-        os.write(writer, json.dumps(seen).encode())
-        os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as answer:
-        said = answer.read()
-    _, status = os.waitpid(pid, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return None
-    assert status == 0, f"{job} failed before effect {death}"
-    return [str(name) for name in json.loads(said)]
+        return effects
+
+    return effects_of(work)
 
 
 def main(folder: str, job: str) -> None:
     top = Path(folder)
-    seen = in_a_process(place(top, "template"), job, None)
+    seen = done(place(top, "template"), job, None)
     assert seen is not None
     for number in range(len(seen)):
-        assert in_a_process(place(top, "template"), job, number) is None, (job, number)
+        assert done(place(top, "template"), job, number) is None, (job, number)
         (top / "p").rename(top / f"{job}-{number}")
     (top / f"{job}.json").write_text(json.dumps(seen))
 

@@ -7,36 +7,23 @@ calls are those that change a file, and appends to the ledger. It dies *before* 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from launcher.cli.main import main
 from launcher.journal import Journal
+from tests.fault.effects import Effects
 
 CALLS = ("unlink", "rmdir", "replace", "utime")
 
 
 def run(death: str, arguments: list[str]) -> None:
-    seen: list[str] = []
-
-    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            if death == str(len(seen)):
-                os.kill(os.getpid(), signal.SIGKILL)
-            seen.append(name)
-            return call(*args, **kwargs)
-
-        return instead
-
-    for name in CALLS:
-        setattr(os, name, watched(name, getattr(os, name)))
-    Journal.record_storage = watched("append", Journal.record_storage)  # type: ignore[method-assign]
+    effects = Effects(int(death))
+    effects.watch(os, *CALLS)
+    effects.watch(Journal, "record_storage", called="append")
     try:
         main(arguments)
     finally:
-        print("\n" + " ".join(seen))
+        print("\n" + " ".join(effects.seen))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,8 @@ def made_runs(root: Path, *stages: tuple[str, str], more: str = "") -> Iterator[
         for event in runs.events():
             if event.type == "StageIntended":
                 for pid in runs.members(event.data.stage, event.data.attempt):
-                    os.kill(pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it ended by itself
+                        os.kill(pid, signal.SIGKILL)
 
 
 def python(*arguments: str) -> tuple[str, ...]:

@@ -7,14 +7,12 @@ of a system call of ours (0 first; -1 prints them all and lives). It dies *befor
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from launcher.storage.filesystem import FilesystemStore
 from ledger.ids import check_digest
+from tests.fault.effects import Effects
 
 KEY = "pointers/student/00000001.json"
 DATA = b"weights " * 500_000
@@ -23,19 +21,8 @@ CALLS = ("fsync", "fchmod", "link", "unlink", "replace", "mkdir", "write")
 
 def main(folder: str, job: str, death: str) -> None:
     home = Path(folder)
-    seen: list[str] = []
-
-    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            if death == str(len(seen)):
-                os.kill(os.getpid(), signal.SIGKILL)
-            seen.append(name)
-            return call(*args, **kwargs)
-
-        return instead
-
-    for name in CALLS:
-        setattr(os, name, watched(name, getattr(os, name)))
+    effects = Effects(int(death))
+    effects.watch(os, *CALLS)
     store = FilesystemStore(home / "objects")
     if job == "create":
         store.create(KEY, DATA)
@@ -44,7 +31,7 @@ def main(folder: str, job: str, death: str) -> None:
     else:
         digest = check_digest((home / "digest").read_text())
         store.fetch_blob(digest, home / "dest" / "x")
-    print(" ".join(seen))
+    print(" ".join(effects.seen))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,12 @@ from ledger.stores.memory import MemoryEventStore
 FOLDER = Path(__file__).parents[1] / "golden" / "ledgers"
 LEDGERS = sorted(FOLDER.glob("*.jsonl"))
 #: The Merkle roots, written down here so that a golden file changed with its script is noticed.
-ROOTS = {"schema1": "45284b632c55c2f220a276f01f46e56e0f905d73c098ff0e18783b48d5c1c755"}
+ROOTS = {
+    "schema1": "45284b632c55c2f220a276f01f46e56e0f905d73c098ff0e18783b48d5c1c755",
+    "schema1_folders": "1fb07b69d52644071ce4b2443c15c84fe74d0161efbf67e368d1c21217164890",
+}
+#: The types that schema 1 got after its first ledger was kept: that one has all others, the second has these.
+LATER = {"RunFolderRetired", "RunFolderRestored"}
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -39,11 +44,16 @@ def test_every_line_is_canonical_and_reads_as_the_event_it_was(path: Path) -> No
             )
 
 
-@pytest.mark.parametrize("path", LEDGERS, ids=lambda p: p.stem)
-def test_it_holds_every_type_and_folds_without_an_illegal_move(path: Path) -> None:
+def _loaded(stem: str) -> MemoryEventStore:
     store = MemoryEventStore()
-    store.load_raw(_lines(path))
-    assert {r.type for r in store.read_all()} == set(EVENT_TYPES)
+    store.load_raw(_lines(FOLDER / f"{stem}.jsonl"))
+    assert store.head().root.hex() == ROOTS[stem]
+    return store
+
+
+def test_the_first_holds_every_other_type_and_folds_without_an_illegal_move() -> None:
+    store = _loaded("schema1")
+    assert {r.type for r in store.read_all()} == set(EVENT_TYPES) - LATER
     runs = [decider.fold(s, store.read_stream(s)).status for s in store.streams("run/")]
     assert runs == ["succeeded", "failed", "succeeded", "cancelled"]
     (pointer,) = store.streams("pointer/")
@@ -54,15 +64,26 @@ def test_it_holds_every_type_and_folds_without_an_illegal_move(path: Path) -> No
         "rollback",
         "fence",
     ]
-    assert store.head().root.hex() == ROOTS[path.stem]
 
 
-def test_the_script_refuses_to_write_it_again() -> None:
-    before = (FOLDER / "schema1.jsonl").read_bytes()
+def test_the_folders_of_runs_go_and_come_back_each_after_the_one_before() -> None:
+    store = _loaded("schema1_folders")
+    assert {r.type for r in store.read_all()} >= LATER
+    said = store.read_stream("storage")
+    assert [r.type for r in said] == ["RunFolderRetired", "RunFolderRestored", "RunFolderRetired"]
+    assert [r.data.follows for r in said] == [None, said[0].id, said[1].id]
+    assert [decider.fold(s, store.read_stream(s)).status for s in store.streams("run/")] == [
+        "succeeded"
+    ]
+
+
+@pytest.mark.parametrize("stem", ROOTS)
+def test_the_script_refuses_to_write_it_again(stem: str) -> None:
+    before = (FOLDER / f"{stem}.jsonl").read_bytes()
     done = subprocess.run(
-        [sys.executable, "-m", "tests.golden.ledgers.make_schema1"],
+        [sys.executable, "-m", f"tests.golden.ledgers.make_{stem}"],
         cwd=FOLDER.parents[2],
         capture_output=True,
         check=False,
     )
-    assert (done.returncode, (FOLDER / "schema1.jsonl").read_bytes()) == (1, before)
+    assert (done.returncode, (FOLDER / f"{stem}.jsonl").read_bytes()) == (1, before)

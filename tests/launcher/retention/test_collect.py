@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from launcher.retention.look import ForeignLedgerError
 from launcher.retention.reach import DAY_SECONDS, Policy
 from launcher.settling import WrongStoreError
 from launcher.storage.blobs import digest_bytes
-from launcher.storage.port import BlobInfo, BlobMissingError, blob_key, trash_key
+from launcher.storage.port import BlobInfo, BlobMissingError, ObjectInfo, blob_key, trash_key
 from ledger import events as e
 from tests.launcher.retention.world import POINTER, WEEK, LaterFolder, RetentionWorld
 
@@ -165,6 +165,45 @@ def test_a_promotion_out_of_the_trash_brings_the_blob_back(world: RetentionWorld
     world.collect()
     assert blobs <= world.in_place()
     assert world.store().trash_dates() == []
+
+
+def test_a_rollback_into_the_trash_brings_its_checkpoint_back(world: RetentionWorld) -> None:
+    for run_id in "abc":
+        world.run(run_id)
+        world.promote(run_id)
+    world.later(30)
+    world.collect(Policy(WEEK.grace_seconds, keep_generations=1))
+    assert world.student("a") not in world.in_place()
+    ws = world.ws()
+    history = ws.promoter.history(POINTER)
+    ws.promoter.rollback(POINTER, history.rollback_target("1"), reason="bad", base=history.latest)
+    assert world.student("a") in world.in_place()
+
+
+def test_a_trash_whose_run_began_while_it_was_looked_at_waits(world: RetentionWorld) -> None:
+    """Asked once more right before anything is deleted."""
+    world.run("old")
+    world.later(8)
+    world.collect()
+    day = world.today()
+    world.later(9)
+    lies = world.trashed(day)
+
+    def requested_then() -> None:
+        days, world.days = world.days, 8.0
+        world.request("late")
+        world.days = days
+
+    class Late(LaterFolder):
+        def trashed(self, date: str) -> Iterator[ObjectInfo]:
+            if "run/late" not in world.ledger.streams():
+                self.asked = getattr(self, "asked", 0) + 1
+                if self.asked == 2:  # the plan is made
+                    requested_then()
+            return super().trashed(date)
+
+    world.collect(store=Late(world.root / "objects", world))
+    assert world.trashed(day) == lies
 
 
 def test_after_the_trash_it_is_refused(world: RetentionWorld) -> None:
