@@ -39,7 +39,7 @@ while :; do sleep 0.1; done
 """
 _NEVER = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 #: Until bash itself, or a worker that it started, has more than its container may.
-_GREEDY = "x=$(head -c 100m /dev/zero | tr '\\0' x)"
+_GREEDY = 'x=$(head -c 100m /dev/zero | tr "\\0" x)'
 _SMALL = "resources: {memory: 32Mi, cpu: 500m, cpu_limit: 500m}"
 #: Told to end it says 0, as a trainer does that has saved.
 _WAITS = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
@@ -183,7 +183,7 @@ LIVES: dict[str, Case] = {
     "own-143": Case("kill -TERM $$"),
     "uncollected": Case("echo done", more="collect_deadline_seconds: 1", collect=_NEVER),
     "out-of-memory": Case(_GREEDY, more=_SMALL),
-    "out-of-memory-worker": Case(f'bash -c "{_GREEDY}" || exit 3', more=_SMALL),
+    "out-of-memory-worker": Case(f"bash -c '{_GREEDY}' || exit 3", more=_SMALL),
     "no-bash": Case("true"),
     "fetch-failed": Case("true", fetch="echo 'error: no such blob' >&2; exit 4"),
     "deleted-pod": Case(_WAITS, then=Live.delete_pod),
