@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["K8sError", "Problem", "ProfileError"]
+__all__ = [
+    "ClusterRefusedError",
+    "ClusterUnavailableError",
+    "ExpiredError",
+    "JobTakenError",
+    "K8sError",
+    "Problem",
+    "ProfileError",
+]
 
 
 class K8sError(Exception):
@@ -39,3 +47,27 @@ class ProfileError(K8sError):
         more = len(problems) - 1
         super().__init__(f"{file}: {problems[0]}" + (f", and {more} more" if more else ""))
         self.file, self.problems = file, tuple(problems)
+
+
+class ClusterUnavailableError(K8sError):
+    """The API server did not answer, or not now; whether what was asked was done is not known. Ask again."""
+
+
+class ClusterRefusedError(K8sError):
+    """The API server will not do it, and asking again changes nothing. ``status`` is HTTP's, 0 where there is none."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ExpiredError(K8sError):
+    """A watch asked for what is too old: list again."""
+
+
+class JobTakenError(K8sError):
+    """A Job of our name is there and is not ours; nothing was changed. ``difference`` says how it differs."""
+
+    def __init__(self, name: str, difference: str) -> None:
+        super().__init__(f"Job {name} is there already and is another one: {difference}")
+        self.name, self.difference = name, difference

@@ -32,6 +32,7 @@ __all__ = [
     "job_labels",
     "job_name",
     "label_value",
+    "name_start",
     "selector",
 ]
 
@@ -52,6 +53,8 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 _NAME_LIMIT: Final = 57
 _VALUE_LIMIT: Final = 63
 _HASH_DIGITS: Final = 12
+#: The longest end of a name, its stage, attempt and hash, leaves a run's slug at least so much.
+_START_DIGITS: Final = 24
 
 _VALUE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -73,6 +76,11 @@ def job_name(attempt: Attempt) -> str:
     tail = f"{_slug(attempt.stage)}-{attempt.attempt}-{_hash(canonical_json(facts))}"
     head = _slug(attempt.run_id)[: max(_NAME_LIMIT - len(tail) - 1, 0)].rstrip("-")
     return f"{head}-{tail}"[-_NAME_LIMIT:].lstrip("-")
+
+
+def name_start(run_id: str) -> str:
+    """What the names of all Jobs of a run begin with, and those of their pods; perhaps other runs' too."""
+    return _slug(run_id)[:_START_DIGITS].rstrip("-")
 
 
 def label_value(text: str) -> str:

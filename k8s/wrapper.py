@@ -5,6 +5,7 @@ The container shares the handover folder with the collector beside it. All that 
 ================  ===========  =====================================================================================
 file              written by   says
 ================  ===========  =====================================================================================
+``resume``        fetch        the checkpoint that an earlier pod of this attempt saved: RESUME_CHECKPOINT
 ``started``       wrapper      the command is about to start
 ``exit.json``     wrapper      it has ended: ``{"exit_code": 7, "oom_kills": 0, "ended": "command"}``, by rename
 ``terminating``   wrapper      Kubernetes told this pod to end, so an exit code says nothing; before any signal
@@ -149,6 +150,10 @@ fi
 code=null
 kills=0
 if [ "$ended" = command ]; then
+  if [ -r "$handover/resume" ]; then
+    RESUME_CHECKPOINT=$(< "$handover/resume")
+    export RESUME_CHECKPOINT
+  fi
   : > "$handover/started"
   tee -a "$log" < "$handover/log.pipe" 3>&- &
   tee=$!
