@@ -58,10 +58,14 @@ class Stream:
     def lines(self) -> Iterator[bytes]:
         """Whole lines; what is left without an end when the stream ends is dropped. Raises ClusterUnavailableError."""
         rest = b""
+        for part in self.parts():
+            *whole, rest = (rest + part).split(b"\n")
+            yield from whole
+
+    def parts(self) -> Iterator[bytes]:
+        """Raw bytes as they come. Raises ClusterUnavailableError."""
         with _passing("the API server"):
-            for part in self._response.stream(64 * 1024, decode_content=True):
-                *whole, rest = (rest + part).split(b"\n")
-                yield from whole
+            yield from self._response.stream(64 * 1024, decode_content=True)
 
     def close(self) -> None:
         """End it; whoever reads lines gets no more of them."""

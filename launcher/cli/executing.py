@@ -15,6 +15,7 @@ from launcher.config import Config
 from launcher.errors import IntegrityError, UsageError
 from launcher.executors.local import LocalExecutor
 from launcher.runner import Progress, Runner
+from launcher.surroundings import log_path
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import RunRequested
@@ -108,7 +109,12 @@ def runner_for(ws: Workspace, config: Config, state: RunState, screen: Progress)
         return Client.connect(read.profile.namespace)
 
     executor = KubernetesExecutor(
-        ws.store, ws.home, project=wanted.project, profile=read, connect=connect
+        ws.store,
+        ws.home,
+        project=wanted.project,
+        profile=read,
+        connect=connect,
+        live_log=lambda _, stage, attempt: log_path(ws, state, stage, attempt),  # type: ignore[arg-type]
     )
     return Runner(ws, executor, config, screen, spec_of=partial(pod_spec, profile=read))
 

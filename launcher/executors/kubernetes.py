@@ -13,15 +13,16 @@ Rules:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from k8s import names
-from k8s.containers import COLLECT, StageJob
+from k8s.containers import COLLECT, COMMAND, StageJob
 from k8s.errors import (
     ClusterRefusedError,
     ClusterUnavailableError,
@@ -109,7 +110,10 @@ class PodSpec(StageSpec):
 
 
 class KubernetesExecutor:
-    """An Executor over the Jobs of one project. ``connect`` is called when a cluster is first needed."""
+    """An Executor over the Jobs of one project. ``connect`` is called when a cluster is first needed.
+
+    ``live_log`` names the file that a command's output goes to as it comes, for whoever looks on; it may lack some.
+    """
 
     def __init__(
         self,
@@ -119,9 +123,10 @@ class KubernetesExecutor:
         project: str,
         profile: ReadProfile,
         connect: Callable[[], Client],
+        live_log: Callable[[str, str, int], Path] | None = None,
     ) -> None:
         self.store, self.home, self.project, self.profile = store, home, project, profile
-        self._connect = connect
+        self._connect, self._live_log = connect, live_log
         self._client: Client | None = None
         self._mirrors: dict[str, Mirror] = {}
         self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
@@ -248,7 +253,7 @@ class KubernetesExecutor:
         elif result is None and (up := self._given_up(said, job, stage)):
             of.close(*up)
             self._delete(self._cluster(), job)
-        self._listen(run_id, said)
+        self._listen(run_id, stage, attempt, said)
         return Running(self._handle(job), _pods(pods), said.message)
 
     def _ended(
@@ -294,8 +299,8 @@ class KubernetesExecutor:
 
         return next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
 
-    def _listen(self, run_id: str, said: Outcome) -> None:
-        """Follow what the collector says, once: the word that it has committed comes before the pod's end."""
+    def _listen(self, run_id: str, stage: str, attempt: int, said: Outcome) -> None:
+        """Follow what a pod says, once; the collector's word that it is done comes before the pod's end."""
         if said.state not in ("running", "collecting") or said.pod is None:
             return
         if said.pod.uid in self._bells:
@@ -310,9 +315,16 @@ class KubernetesExecutor:
             except K8sError:
                 return  # a convenience: the pod's end is seen without it
 
-        import threading
+        def show(place: Path) -> None:
+            with suppress(K8sError, OSError), place.open("wb") as file:
+                for part in client.log(pod, COMMAND, follow=True).parts():
+                    file.write(part)
+                    file.flush()
 
         threading.Thread(target=listen, daemon=True).start()
+        if self._live_log is not None:
+            place = self._live_log(run_id, stage, attempt)
+            threading.Thread(target=show, args=(place,), daemon=True).start()
 
     # --- inside ---
 
