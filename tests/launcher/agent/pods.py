@@ -23,7 +23,7 @@ from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.manifest import Entry, Manifest
 from launcher.storage.port import ObjectNotFoundError, ObjectStore
 
-__all__ = ["Pod", "Pods", "made_pods", "previous_manifest", "until"]
+__all__ = ["Pod", "Pods", "hears", "made_pods", "previous_manifest", "until"]
 
 T = TypeVar("T")
 _SECONDS = 40
@@ -110,7 +110,7 @@ class Pod:
         program = child or ("-m", "launcher.agent.collect")
         self.collector = self._spawn([sys.executable, *program, *self.arguments])
         # As a container's first process it would not hear a signal that comes before; here it would die of it.
-        until(lambda: _hears(self.collector.pid) or self.collector.poll() is not None)
+        until(lambda: hears(self.collector.pid) or self.collector.poll() is not None)
         return self.collector
 
     def start_wrapper(self, *, grace: int = 5, save: int = 10, collect: int = 30) -> None:
@@ -273,7 +273,7 @@ def _session(process: Path) -> int | None:
         return None
 
 
-def _hears(pid: int) -> bool:
+def hears(pid: int) -> bool:
     """Whether a process catches SIGTERM."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
