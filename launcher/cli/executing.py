@@ -57,7 +57,9 @@ def on_cluster(
     from launcher.pods import store_code
 
     data = _profile_bytes(profile)
-    _parsed(data, profile, wanted)
+    read = _parsed(data, profile, wanted)
+    if not dry_run:
+        _client(read)
     store = request.hashing(ws.store) if dry_run else ws.store
     places = (ws.home, ws.root / wanted.output_root)
     digest = store_code(store, ws.root, *places) if code == "project" else None
@@ -103,20 +105,26 @@ def runner_for(ws: Workspace, config: Config, state: RunState, screen: Progress)
         raise IntegrityError(f"run {wanted.run_id} names no profile")
     read = _parsed(ws.store.read_blob(digest), f"the profile of {wanted.run_id}", wanted)
 
-    def connect() -> Client:
-        from k8s.client import Client
-
-        return Client.connect(read.profile.namespace)
-
     executor = KubernetesExecutor(
         ws.store,
         ws.home,
         project=wanted.project,
         profile=read,
-        connect=connect,
+        connect=partial(_client, read),
         live_log=lambda _, stage, attempt: log_path(ws, state, stage, attempt),  # type: ignore[arg-type]
     )
     return Runner(ws, executor, config, screen, spec_of=partial(pod_spec, profile=read))
+
+
+def _client(read: ReadProfile) -> Client:
+    """Asks nothing yet. Raises UsageError where nothing leads to a cluster."""
+    from k8s.client import Client
+    from k8s.errors import K8sError
+
+    try:
+        return Client.connect(read.profile.namespace)
+    except K8sError as exc:
+        raise UsageError(str(exc)) from exc
 
 
 def _profile_bytes(profile: str) -> bytes:
