@@ -9,11 +9,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from k8s.profile_values import (
+    READY_PATH,
+    SECRET_KEY,
+    URL_PATH,
     Amount,
     Cpu,
     EnvName,
@@ -28,9 +32,11 @@ from k8s.profile_values import (
     ResourceName,
     Seconds,
     Section,
+    SubPath,
     Switch,
     VariablePattern,
 )
+from k8s.quantity import amount
 
 __all__ = [
     "LLM_VARIABLES",
@@ -54,7 +60,7 @@ MERGED: Final = ("annotations", "env", "labels", "node_selector", "resources", "
 LLM_VARIABLES: Final = ("ANTHROPIC_*", "AZURE_OPENAI_*", "LLM_*", "OPENAI_*", "PLANNER_*")
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
-_Key = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+_Key = Annotated[str, Field(pattern=SECRET_KEY, max_length=253)]
 
 
 class SecretRef(Section):
@@ -85,11 +91,13 @@ class Resources(Section):
         default_factory=dict, description="Further extended resources, such as rdma/hca: 1."
     )
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Resources:
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong with it): no rule of the model, since a stage and its defaults come together later."""
         if self.gpu_resource in self.extended:
-            raise ValueError(f"extended names {self.gpu_resource} again: gpus is for it")
-        return self
+            yield "extended", f"names {self.gpu_resource} again: gpus is for it"
+        cpu, limit = self.cpu, self.cpu_limit
+        if cpu and limit and amount(cpu) > amount(limit):
+            yield "cpu_limit", f"{limit} is less than the cpu, {cpu}, that is asked for"
 
 
 class Toleration(Section):
@@ -133,7 +141,7 @@ class Volume(Section):
     empty_dir: Amount | None = Field(
         None, description="Room on the node, of this size, gone with the pod."
     )
-    sub_path: str | None = Field(None, description="Only this folder of it.", min_length=1)
+    sub_path: SubPath | None = Field(None, description="Only this folder of it.")
     read_only: bool = Field(False, description="Whether it cannot be written.")
 
     @property
@@ -149,8 +157,6 @@ class Volume(Section):
             raise ValueError(
                 "must have exactly one of claim, config_map, secret, host_path, empty_dir"
             )
-        if self.sub_path and (self.sub_path.startswith("/") or ".." in self.sub_path.split("/")):
-            raise ValueError("sub_path must lead down from the volume")
         return self
 
 
@@ -166,12 +172,10 @@ class Service(Section):
     url_variable: EnvName | None = Field(
         None, description="The variable that tells the command its URL."
     )
-    url_path: str = Field(
-        "", pattern=r"^(/[!-~]*)?$", description="The end of that URL, such as /v1."
-    )
+    url_path: str = Field("", pattern=URL_PATH, description="The end of that URL, such as /v1.")
     ready_path: str | None = Field(
         None,
-        pattern=r"^/[!-~]*$",
+        pattern=READY_PATH,
         description="Ready when HTTP GET of it succeeds; without it, when the port is open.",
     )
     startup_seconds: Seconds = Field(
@@ -286,7 +290,7 @@ class Store(Section):
     host_path: MountPath | None = Field(
         None, description="A folder of the node; only with allow_host_path."
     )
-    sub_path: str | None = Field(None, min_length=1)
+    sub_path: SubPath | None = Field(None, description="Only this folder of it.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Store:

@@ -18,9 +18,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from k8s.errors import Problem, ProfileError
-from k8s.profile import MERGED, Profile, Service, StageProfile, Volume
+from k8s.profile import MERGED, Agent, Profile, Service, StageProfile, Volume
 from k8s.profile_values import PATTERN_WORDS
 from k8s.quantity import amount
+from k8s.wrapper import HANDOVER
 from k8s.yaml_text import Parsed, Path, YamlError, dotted, parse_yaml
 from ledger.canonical import canonical_json
 from ledger.events import STAGES, StageName
@@ -33,7 +34,7 @@ OWN_NAMES: Final = frozenset(
     "RESUME_CHECKPOINT TEACHER_CHECKPOINT TEACHER_SCORECARD RELABEL_TAG_FILE".split()
 )
 #: Where the launcher mounts something itself: not there, nor above it.
-OWN_PLACES: Final = ("/workspace", "/launcher", "/tmp", "/home/stage", "/dev/shm")
+OWN_PLACES: Final = ("/workspace", HANDOVER, "/tmp", "/home/stage", "/dev/shm")
 _SECRET_NAME: Final = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
@@ -212,9 +213,8 @@ def _stage_problems(
         yield at(
             "pending_deadline_seconds", f"{pending} is no less than deadline_seconds, {deadline}"
         )
-    cpu, limit = stage.resources.cpu, stage.resources.cpu_limit
-    if cpu and limit and amount(cpu) > amount(limit):
-        yield at("resources.cpu_limit", f"{limit} is less than the cpu, {cpu}, that is asked for")
+    for key, message in stage.resources.contradictions():
+        yield at(f"resources.{key}", message)
     yield from _service_problems(stage.services, at)
     yield from _both_ways(stage.env, stage.secret_env, at)
 
@@ -252,12 +252,22 @@ def _shared_problems(profile: Profile, parsed: Parsed) -> Iterable[Problem]:
         yield from _volumes(section.volumes, (*path, "volumes"), profile, parsed)
         for i, service in enumerate(section.services):
             at: Path = (*path, "services", i)
-            yield from _variables(service.env, service.secret_env, at, parsed, frozenset())
+            yield from _beside(service, at, parsed)
             yield from _volumes(service.volumes, (*at, "volumes"), profile, parsed)
-    agent = profile.agent
-    yield from _variables(agent.env, agent.secret_env, ("agent",), parsed, frozenset())
+    yield from _beside(profile.agent, ("agent",), parsed)
+    if profile.store and (own := _own_place(profile.store.path)):
+        yield _at(("store", "path"), f"the launcher mounts its own {own} there", parsed)
     if profile.store and profile.store.host_path and not profile.allow_host_path:
         yield _host_path(("store", "host_path"), parsed)
+
+
+def _beside(container: Service | Agent, path: Path, parsed: Parsed) -> Iterable[Problem]:
+    """What is wrong with a container that has no defaults."""
+    yield from _variables(container.env, container.secret_env, path, parsed, frozenset())
+    for name in sorted(container.env.keys() & container.secret_env.keys()):
+        yield _at((*path, "env", name), "is in secret_env, too", parsed)
+    for key, message in container.resources.contradictions():
+        yield _at((*path, "resources", key), message, parsed)
 
 
 def _variables(
@@ -285,12 +295,17 @@ def _volumes(
         if place in places:
             yield _at((*path, i, "mount_path"), f"{place} is another volume's, too", parsed)
         places.append(place)
-        for own in OWN_PLACES:
-            if place == own or own.startswith(f"{place}/"):
-                message = f"the launcher mounts its own {own} there"
-                yield _at((*path, i, "mount_path"), message, parsed)
+        if own := _own_place(place):
+            message = f"the launcher mounts its own {own} there"
+            yield _at((*path, i, "mount_path"), message, parsed)
         if volume.host_path and not profile.allow_host_path:
             yield _host_path((*path, i, "host_path"), parsed)
+
+
+def _own_place(place: str) -> str | None:
+    """What of OWN_PLACES a mount at ``place`` would hide, or, in the handover folder, would pass for."""
+    hidden = (own for own in OWN_PLACES if own == place or own.startswith(f"{place}/"))
+    return HANDOVER if place.startswith(f"{HANDOVER}/") else next(hidden, None)
 
 
 def _host_path(path: Path, parsed: Parsed) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -12,6 +13,9 @@ from k8s.quantity import QUANTITY, amount
 
 __all__ = [
     "PATTERN_WORDS",
+    "READY_PATH",
+    "SECRET_KEY",
+    "URL_PATH",
     "Amount",
     "Cpu",
     "EnvName",
@@ -26,6 +30,7 @@ __all__ = [
     "ResourceName",
     "Seconds",
     "Section",
+    "SubPath",
     "Switch",
     "VariablePattern",
 ]
@@ -53,6 +58,10 @@ _IMAGE: Final = (
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$"
 )
 
+URL_PATH: Final = r"^(/[!-~]*)?$"
+READY_PATH: Final = r"^/[!-~]*$"
+SECRET_KEY: Final = r"^[-._a-zA-Z0-9]+$"
+
 #: What pydantic's "should match pattern" means.
 PATTERN_WORDS: Final = {
     _NAME: "is no Kubernetes name (a-z, 0-9, - and . inside)",
@@ -63,6 +72,9 @@ PATTERN_WORDS: Final = {
     _LABEL_VALUE: "is no label's value (letters, digits, - _ . inside)",
     _RESOURCE: "is no resource name such as nvidia.com/gpu",
     _PATH: "is no absolute path",
+    URL_PATH: "is no path of a URL such as /v1",
+    READY_PATH: "is no path of a URL such as /health",
+    SECRET_KEY: "is no key of a Secret (letters, digits, - _ .)",
     _IMAGE: "is no image such as registry.example.com/team/train:1.2 (its name in small letters)",
 }
 
@@ -95,6 +107,13 @@ def _plain_path(path: str) -> str:
     return path.rstrip("/")
 
 
+def _downwards(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("must lead down from the volume")
+    return path
+
+
+SubPath = Annotated[str, Field(min_length=1), AfterValidator(_downwards)]
 MountPath = Annotated[str, Field(pattern=_PATH, max_length=1024), AfterValidator(_plain_path)]
 
 
@@ -121,8 +140,15 @@ _NUMBER_OR_TEXT: Final = {"anyOf": [{"type": "string", "pattern": QUANTITY}, {"t
 _ANY_SCALAR: Final = {"type": ["string", "number", "boolean"]}
 
 
+def _amount(value: str) -> Fraction:
+    try:
+        return amount(value)
+    except ValueError:  # which names the value, as whoever says this one does
+        raise ValueError("is no quantity such as 500m, 2 or 16Gi") from None
+
+
 def _memory(value: str) -> str:
-    size = amount(value)
+    size = _amount(value)
     if size < 2**20:
         raise ValueError(f"is {float(size):g} bytes: is a unit missing, such as Gi?")
     if size > 2**60:
@@ -131,7 +157,7 @@ def _memory(value: str) -> str:
 
 
 def _cpu(value: str) -> str:
-    if not 0 < (cpus := amount(value)) <= 4096:
+    if not 0 < (cpus := _amount(value)) <= 4096:
         raise ValueError(f"is {float(cpus):g} CPUs: such as 4, 0.5 or 500m")
     return value
 
