@@ -25,6 +25,7 @@ from launcher.agent.pod_checkpoints import Watch
 from launcher.agent.pod_door import Given, Told
 from launcher.agent.pod_handover import Exit, Handover
 from launcher.agent.pod_saving import Saving
+from launcher.agent.pod_store import sparing
 from launcher.agent.task import read_task, stage_spec
 from launcher.clock import now
 from launcher.errors import IntegrityError, LauncherError, UnavailableError
@@ -59,7 +60,7 @@ class Collector:
     def __init__(self, asked: Given, told: Told, say: Callable[[str], object]) -> None:
         self._asked, self._told, self._say = asked, told, say
         self._handover = Handover(asked.handover)
-        self._store = open_store(asked.store)
+        self._store = sparing(open_store(asked.store))
         self._closed_look_seconds = look_seconds(asked.store, _LOOK_SECONDS)
         self._patience = _FIRST_SECONDS
         self._began = time.monotonic()

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,14 @@ from launcher.agent.pod_code import unpack
 from launcher.agent.pod_door import Given
 from launcher.agent.pod_progress import Progress, newest_progress
 from launcher.agent.task import Task, read_task
+from launcher.clock import new_id
 from launcher.errors import IntegrityError, UnavailableError
 from launcher.retry import outlasted
 from launcher.storage.blobs import digest_file
 from launcher.storage.manifest import Manifest, merged
 from launcher.storage.opening import open_store
 from launcher.storage.placing import place_of
-from launcher.storage.port import BlobDamagedError, BlobMissingError
+from launcher.storage.port import TEMPORARY_PREFIX, BlobDamagedError, BlobMissingError
 
 __all__ = ["RESUME", "Fetch"]
 
@@ -37,6 +38,7 @@ RESUME: Final = "resume"
 _FOLDERS: Final = ("logs", "checkpoints", "artifacts", "metadata")
 #: Fetching waits for the network, not for us.
 _THREADS: Final = 8
+_SMALL_BYTES: Final = 1024 * 1024
 #: How long a store that is away is waited for before the task, which says how long it may be, could be read.
 _FIRST_SECONDS: Final = float(os.environ.get("LAUNCHER_FETCH_SECONDS") or 300.0)
 
@@ -53,6 +55,10 @@ class _Wanted:
     size_bytes: int | None = None
     executable: bool = False
     modified_ns: int | None = None
+
+    @property
+    def is_small(self) -> bool:
+        return self.size_bytes is not None and self.size_bytes <= _SMALL_BYTES
 
 
 class Fetch:
@@ -147,25 +153,46 @@ class Fetch:
     # --- files ---
 
     def _files(self, wanted: Sequence[_Wanted]) -> None:
-        """Several at once; the first error ends it."""
-        latest: Mapping[Path, _Wanted] = {one.place: one for one in wanted}
+        """Small ones several at once, big ones one by one, each in parts: so memory is bounded.
+
+        The first error ends it.
+        """
+        latest = {one.place: one for one in wanted}
+        small = [one for one in latest.values() if one.is_small]
         with ThreadPoolExecutor(_THREADS) as pool:
             try:
-                for _ in pool.map(self._fetch, latest.values()):
+                for _ in pool.map(self._fetch, small):
                     pass
             finally:
                 pool.shutdown(cancel_futures=True)
+        for one in latest.values():
+            if not one.is_small:
+                self._fetch(one)
 
     def _fetch(self, one: _Wanted) -> None:
         if not _is_there(one):
             try:
-                self._patiently(lambda: self._store.fetch_blob(one.digest, one.place))
+                self._patiently(lambda: self._bring(one))
             except (BlobMissingError, BlobDamagedError) as exc:
                 raise IntegrityError(f"{one.name}: {exc.message}", "launcher audit") from exc
         if one.executable:
             one.place.chmod(one.place.stat().st_mode | 0o111)
         if one.modified_ns is not None:
             os.utime(one.place, ns=(one.modified_ns, one.modified_ns))
+
+    def _bring(self, one: _Wanted) -> None:
+        if not one.is_small:
+            self._store.fetch_blob(one.digest, one.place)
+            return
+        # One request, and no wait for a disk that goes with the pod.
+        data = self._store.read_blob(one.digest, _SMALL_BYTES)
+        one.place.parent.mkdir(parents=True, exist_ok=True)
+        part = one.place.with_name(f"{TEMPORARY_PREFIX}{new_id()}")
+        try:
+            part.write_bytes(data)
+            part.replace(one.place)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _patiently(self, step: Callable[[], T]) -> T:
         return outlasted(

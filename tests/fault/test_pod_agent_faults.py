@@ -236,3 +236,22 @@ def waits(said: object) -> None:
         if b"it waits for the store" in line:
             return
     raise AssertionError("it did not wait")
+
+
+# --- memory ---
+
+
+def test_many_files_of_some_size_are_collected_in_bounded_memory(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of them at once were 274 MiB; a pod's agent is to stay below 200."""
+    command = "for i in $(seq 24); do head -c 8000000 /dev/urandom >$R/artifacts/$i; done"
+    with bucket_pods(tmp_path, s3_server, monkeypatch) as pods:
+        pod = ready(pods, command)
+        has_ended(pods, pod)
+        collector = pod.start_collect()
+        until((pod.handover / "collected").exists)
+        status = Path(f"/proc/{collector.pid}/status").read_text()
+        assert pod.left() == 0
+    peak_kib = int(status.partition("VmHWM:")[2].split()[0])
+    assert peak_kib < 200 * 1024
