@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from k8s.errors import ProfileError
-from k8s.profile import Profile
+from k8s.profile import Agent, Profile, Resources, Service, StageProfile, Store, Volume
 from k8s.profile_file import read_profile
 from k8s.profile_text import parse_profile
 from tests.k8s.golden import ROOT
@@ -174,3 +175,36 @@ def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + LEAST.encode())
     assert read_profile(path).digest == read(LEAST).digest
+
+
+# --- its guide ---
+
+GUIDE = (ROOT / "docs" / "guides" / "profiles.md").read_text()
+KEYS = {
+    key
+    for one in (Profile, StageProfile, Resources, Volume, Service, Agent, Store)
+    for key in one.model_fields
+}
+
+
+def test_the_guide_explains_every_key() -> None:
+    assert {key for key in KEYS if not re.search(rf"`{key}\b", GUIDE)} == set()
+
+
+def test_the_guide_quotes_what_is_said() -> None:
+    lines = re.findall(
+        r"\| `((?:stages|defaults)[^`|]*?)`(?::[^|`]*)? \|", GUIDE.partition("## Common")[2]
+    )
+    known = {one for said in REFUSED.values() for one in said}
+    assert len(lines) >= 9
+    assert set(lines) - known == {"defaults: it is there twice, first on line 2 (line 3)"}
+
+
+def test_the_guides_examples_are_profiles() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    whole = [one for one in examples if "kind:" not in one]
+    assert len(whole) == 4
+    for text in whole:
+        agent = "" if "agent:" in text else "agent: {image: r/agent}\n"
+        image = "" if "defaults:" in text else "defaults: {image: r/train}\n"
+        read(agent + image + text)
