@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,37 @@ def test_a_run_is_cancelled_and_nothing_of_it_is_left(project: Project) -> None:
     assert state["status"] == "cancelled"
     of_stage = "distill-ledger/run=stopped,distill-ledger/stage=retrain"
     assert project.cluster.get(project.namespace, "jobs,pods", "-l", of_stage)["items"] == []
+
+
+def test_few_calls_are_made_and_the_next_job_follows_the_result_at_once(project: Project) -> None:
+    """By the API server's audit log, and the moment at which the store had the result."""
+    project.submit("counted")
+    calls = [
+        one
+        for one in project.cluster.audited()
+        if (one.get("objectRef") or {}).get("namespace") == project.namespace
+        and "counted" in one["requestURI"] + json.dumps(one.get("objectRef"))
+        and one["stage"] == "ResponseComplete"
+        and not one["user"]["username"].startswith("system:")
+    ]
+    asked = [one for one in calls if one["verb"] != "watch"]
+    assert len(asked) <= 4 * 12
+    made = {
+        one["objectRef"]["name"]: datetime.fromisoformat(one["requestReceivedTimestamp"])
+        for one in asked
+        if one["verb"] == "create"
+    }
+    names = {
+        e["data"]["stage"]: e["data"]["job_name"]
+        for e in project.recorded("counted")
+        if e["type"] == "StageIntended"
+    }
+    assert project.cluster.s3
+    bucket = project.environment["LAUNCHER_STORE"].removeprefix("s3://")
+    gaps = []
+    for before, after in itertools.pairwise(("llm_on", "relabel", "retrain", "llm_off")):
+        result = (
+            project.cluster.s3.root / bucket / "runs" / "counted" / before / "1" / "result.json"
+        )
+        gaps.append(made[names[after]].timestamp() - result.stat().st_mtime)
+    assert min(gaps) < 1.0
