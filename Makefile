@@ -12,6 +12,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 # xdist's own choice on a small machine is one worker a core; more only get in each other's way.
 WORKERS ?= auto
 TESTS ?= tests
+# Only a cluster that was named on make's own line: one that the shell happens to know was not asked for.
+ifeq ($(origin KUBECONFIG),command line)
+export TEST_CLUSTER_KUBECONFIG := $(KUBECONFIG)
+endif
 # Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
 STORE ?= folder
 
@@ -44,7 +48,7 @@ cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say ho
 	@$(BIN)/python -m tests.rig.cluster
 
 test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
-	$(BIN)/python -m pytest -n 0 tests/rig $(wildcard tests/k8s)
+	$(BIN)/python -m pytest -n 0 tests/rig tests/k8s tests/launcher/executors/test_kubernetes.py
 
 test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,7 +35,7 @@ def made(cluster: Cluster, attempt: Attempt = _ATTEMPT) -> dict[str, Any]:
 
 @pytest.fixture
 def client(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setenv("KUBECONFIG", os.environ.get("KUBECONFIG") or str(cluster.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     with cluster.namespace() as namespace:
         yield _connected(cluster, namespace)
 

@@ -61,7 +61,7 @@ def test_what_is_printed_is_what_is_sent(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_clients_models_know_every_field(name: str) -> None:
     """What they do not know they drop: the Job comes back as it went in, only where each field is one of theirs."""
-    api = client.ApiClient()
+    api: Any = client.ApiClient()
     job = manifest(name)
     read_back = api.deserialize(json.dumps(job), "V1Job", "application/json")
     assert api.sanitize_for_serialization(read_back) == job
@@ -112,7 +112,7 @@ def test_a_job_is_left_to_whoever_has_its_result(name: str) -> None:
 def test_the_same_attempt_is_the_same_job_and_another_is_another() -> None:
     least = read(LEAST)
     one = job_manifest(stage_job(RETRAIN), least, RETRAIN)
-    turned = dict(reversed(stage_job(RETRAIN).environment.items()))
+    turned = dict(reversed(list(stage_job(RETRAIN).environment.items())))
     assert job_manifest(stage_job(RETRAIN, environment=turned), least, RETRAIN) == one
     other = Attempt("robots", "20261125T091500Z-ab12", RETRAIN, 2, f"sha256:{'5' * 64}")
     made = job_manifest(stage_job(RETRAIN, attempt=other), least, RETRAIN)

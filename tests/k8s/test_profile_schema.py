@@ -98,7 +98,8 @@ _ODD = st.one_of(
 def changed(draw: st.DrawFn) -> Any:
     """The profile that says everything, with one thing in it changed, added or removed."""
     value = copy.deepcopy(EVERYTHING)
-    place, key = None, None
+    place: Any = None
+    key: Any = None
     here: Any = value
     while isinstance(here, dict | list) and here and (place is None or draw(st.integers(0, 5))):
         place = here

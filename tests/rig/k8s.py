@@ -1,4 +1,6 @@
-"""A real cluster for the tests: ours (tests/rig/cluster), or the one that KUBECONFIG names.
+"""A real cluster for the tests: ours (tests/rig/cluster), or the one that TEST_CLUSTER_KUBECONFIG names.
+
+KUBECONFIG alone chooses nothing: whoever has it in their shell has not asked for tests on that cluster.
 
 Ours has one node with one GPU that it only says it has, an S3 server that pods and this machine reach under one
 address, and a control over its parts. What a given cluster has is told by the environment; where a test takes what
@@ -34,7 +36,7 @@ from tests.rig.cluster.daemons import AUDIT, SOCKET
 from tests.rig.cluster.joining import joined
 from tests.rig.cluster.keeper import CONTROL, GPU
 from tests.rig.cluster.machine import OUTSIDE
-from tests.rig.cluster.programs import kubernetes
+from tests.rig.cluster.programs import given, kubernetes
 from tests.rig.s3 import S3Server
 from tests.rig.tools import skip
 
@@ -181,11 +183,11 @@ class Cluster:
 
     def _only_own(self, what: str) -> None:
         if not self.own:
-            pytest.skip(f"the cluster of KUBECONFIG has no {what}")
+            pytest.skip(f"the given cluster has no {what}")
 
     def _given(self, variable: str) -> str:
         if not (image := os.environ.get(variable)):
-            skip(f"{variable} names no image for the cluster of KUBECONFIG")
+            skip(f"{variable} names no image for the given cluster")
             raise AssertionError("unreachable")
         return image
 
@@ -193,9 +195,9 @@ class Cluster:
 @contextmanager
 def using() -> Iterator[Cluster]:
     """The cluster, until the end of the block."""
-    if given := os.environ.get("KUBECONFIG"):
+    if path := given():
         program = shutil.which("kubectl") or str(kubernetes() / "kubectl")
-        yield Cluster(Path(given), program, own=False, s3=None)
+        yield Cluster(path, program, own=False, s3=None)
         return
     with joined() as said:
         s3 = S3Server(said["s3"]["endpoint"], Path(said["s3"]["root"]), said["s3"]["pid"])

@@ -15,6 +15,7 @@ __all__ = ["installed"]
 
 #: A file that the package brings, and its package.
 _PACKAGES = {
+    "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
     "/usr/bin/bash-static": "bash-static",
     "/usr/bin/buildah": "buildah",
     "/usr/bin/busybox": "busybox-static",

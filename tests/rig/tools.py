@@ -96,15 +96,19 @@ def _go_install(arguments: list[str], folder: Path) -> Path:
     beside = folder / "building"
     shutil.rmtree(beside, ignore_errors=True)
     environment = {**os.environ, "GOBIN": str(beside), "CGO_ENABLED": "0", "GOFLAGS": ""}
-    done = subprocess.run(
-        [go, "install", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [go, "install", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        skip(f"go install {' '.join(arguments)}: not done after {_BUILD_SECONDS} s; try again")
+        raise
     if done.returncode:
         skip(f"go install {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
     return beside

@@ -66,11 +66,11 @@ _END_SECONDS = 20
 def obstacle() -> str | None:
     """Why no cluster can be had on this machine, or None."""
     if sys.platform != "linux":
-        return f"a cluster takes Linux, and this is {sys.platform}; or point KUBECONFIG at one"
+        return f"a cluster takes Linux, and this is {sys.platform}; or make test-cluster KUBECONFIG=FILE"
     if os.geteuid():
-        return "a cluster takes root, for a network namespace and containers; or point KUBECONFIG at one"
+        return "a cluster takes root, for a network namespace and containers; or make test-cluster KUBECONFIG=FILE"
     if not _hierarchies():
-        return "no cgroups are mounted at /sys/fs/cgroup; point KUBECONFIG at a cluster"
+        return "no cgroups are mounted at /sys/fs/cgroup; or make test-cluster KUBECONFIG=FILE"
     return None
 
 

@@ -8,7 +8,6 @@ and ends well, since the tests then say it too; with CI=true it ends badly, as t
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -16,17 +15,17 @@ import pytest
 
 from tests.rig.cluster.agent_image import agent_archive
 from tests.rig.cluster.images import debian_archive
-from tests.rig.cluster.programs import programs
+from tests.rig.cluster.programs import given, programs
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """Programs first, then images, each said with what it took."""
-    if given := os.environ.get("KUBECONFIG"):
-        print(f"the tests of a cluster use the one of KUBECONFIG={given}")
-        return 0
     try:
+        if path := given():
+            print(f"the tests of a cluster use the one of {path}, each in a namespace of its own")
+            return 0
         for what, make in (
             ("programs", programs),
             ("base image", debian_archive),

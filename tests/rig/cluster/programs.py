@@ -5,20 +5,33 @@ python -m tests.rig.cluster.programs        builds and installs all that a clust
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from tests.rig import packages
 from tests.rig.cluster.machine import obstacle
 from tests.rig.s3 import s3_program
 from tests.rig.tools import go_programs, go_tool, skip
 
-__all__ = ["ETCD", "HELM", "KUBERNETES", "Programs", "helm", "kubernetes", "programs"]
+__all__ = ["ETCD", "HELM", "KUBERNETES", "Programs", "given", "helm", "kubernetes", "programs"]
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.4"
 HELM = "3.22.0"
 
 _HERE = Path(__file__).parent
+
+
+def given() -> Path | None:
+    """The kubeconfig of the cluster that was asked for instead of ours. Fails where it is no file."""
+    if not (said := os.environ.get("TEST_CLUSTER_KUBECONFIG")):
+        return None
+    path = Path(said).expanduser().absolute()
+    if not path.is_file():
+        pytest.fail(f"TEST_CLUSTER_KUBECONFIG={said} is no file")
+    return path
 
 
 class Programs:
