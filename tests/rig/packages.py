@@ -56,13 +56,16 @@ def _missing() -> list[str]:
 def _apt(verb: str, *packages: str) -> str:
     """What went wrong, empty where nothing did."""
     options = ["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-    done = subprocess.run(
-        ["apt-get", *options, verb, *packages],
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["apt-get", *options, verb, *packages],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {_SECONDS} s"
     return (done.stderr.strip() or f"ended with {done.returncode}") if done.returncode else ""
