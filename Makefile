@@ -12,10 +12,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 # xdist's own choice on a small machine is one worker a core; more only get in each other's way.
 WORKERS ?= auto
 TESTS ?= tests
+# Only a cluster that was named on make's own line: one that the shell happens to know was not asked for.
+ifeq ($(origin KUBECONFIG),command line)
+export TEST_CLUSTER_KUBECONFIG := $(KUBECONFIG)
+endif
 # Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
 STORE ?= folder
 
-.PHONY: help setup demo s3 rig test check lint types imports format bench clean
+.PHONY: help setup demo s3 cluster rig test test-cluster check lint types imports format bench clean
 
 help: ## List these commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,8 +41,14 @@ demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way 
 s3: $(READY) ## Serve the bucket of `make demo STORE=s3` until Ctrl-C
 	@$(BIN)/python -m tests.rig.serve runs/demo-s3 demo
 
-rig: $(READY) ## Have the programs that the tests build ready (a minute or two, once)
+rig: $(READY) ## Have the programs and images that the tests build ready (minutes, once)
 	@$(BIN)/python -m tests.rig.prepare
+
+cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say how to reach it
+	@$(BIN)/python -m tests.rig.cluster
+
+test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
+	$(BIN)/python -m pytest -n 0 tests/rig tests/k8s tests/launcher/executors/test_kubernetes.py
 
 test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)

@@ -45,10 +45,16 @@ def result_events(
     if stage.status == "intended":
         handle = result.handle or e.Handle()
         facts.append(e.StageSubmitted(stage=name, attempt=attempt, handle=handle, log=log))
-        if result.handle is not None:
+        if result.handle is not None and result.handle.job_name is None:
             node = handle.machine_id or "unknown"
             facts.append(e.StageStarted(stage=name, attempt=attempt, node=node))
-    seconds = e.StageSeconds(running=result.running_seconds, collecting=result.collecting_seconds)
+    seconds = e.StageSeconds(
+        queued=result.queued_seconds,
+        scheduled=result.scheduled_seconds,
+        pulling=result.pulling_seconds,
+        running=result.running_seconds,
+        collecting=result.collecting_seconds,
+    )
     if result.closed_by is not None or result.exit_code != 0 or result.manifest_digest is None:
         return [*facts, _failure(stage, result, seconds)]
     facts.append(
@@ -58,6 +64,7 @@ def result_events(
             manifest_digest=result.manifest_digest,
             log_digest=result.log_digest,
             seconds=seconds,
+            gpus=result.gpus,
         )
     )
     return [*facts, *_outputs(request, stage, result)]
@@ -68,6 +75,8 @@ def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) ->
     cause: e.Cause = "application"
     if closed is not None:
         cause = closed if closed in get_args(e.Cause) else "lost"  # type: ignore[assignment]
+    elif result.oom_kills:
+        cause = "out_of_memory"
     message = result.message or (
         _MESSAGES.get(cause, cause)
         if closed

@@ -30,11 +30,12 @@ from launcher.executors.port import (
     NotStarted,
     Observation,
     Orphaned,
+    Pod,
     Running,
     StageResult,
 )
 from ledger.decider import RunState, StageState, may_retry
-from ledger.events import Handle, StageName
+from ledger.events import Cause, Handle, StageName
 
 __all__ = [
     "Action",
@@ -89,6 +90,7 @@ class Record:
     stage: StageName
     attempt: int
     result: StageResult
+    pods: tuple[Pod, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class CloseLost:
     stage: StageName
     attempt: int
     reason: str
+    cause: Cause = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +150,19 @@ def _active(current: StageState, seen: Observation | None) -> Action:
     name, attempt = current.plan.name, current.attempt
     submitted = current.status != "intended"
     match seen:
-        case Ended(result=result):
-            return Record(name, attempt, result)
+        case Ended(result=result, pods=pods):
+            return Record(name, attempt, result, pods)
         case Elsewhere(machine=machine):
             return Refuse(name, attempt, machine)
         case Orphaned():
             return EndOrphan(name, attempt)
-        case Lost(reason=reason):
-            return CloseLost(name, attempt, reason)
+        case Lost(reason=reason, cause=cause):
+            return CloseLost(name, attempt, reason, cause)
         case Running(handle=handle):
             return Wait(name, attempt) if submitted else Adopt(name, attempt, handle)
-        case NotStarted():
+        case NotStarted(reason=reason):
             if submitted:
-                return CloseLost(name, attempt, "its start record is gone from the store")
+                return CloseLost(name, attempt, reason)
             return Start(name, attempt)
         case None:
             raise ValueError(f"{name} attempt {attempt} was not observed")

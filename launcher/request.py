@@ -36,7 +36,16 @@ from launcher.tokens import substitute
 from launcher.workspace import Workspace
 from ledger.events import ConfigRef, InputRef, PromotionPlan, RunRequested
 
-__all__ = ["Flags", "check", "check_names", "make_folders", "own_paths", "preflight", "request_run"]
+__all__ = [
+    "Flags",
+    "check",
+    "check_names",
+    "hashing",
+    "make_folders",
+    "own_paths",
+    "preflight",
+    "request_run",
+]
 
 _MAX_INPUTS = 100
 
@@ -209,6 +218,11 @@ def _promotion(ws: Workspace, flags: Flags, own: Mapping[str, str | None]) -> Pr
 
 def _relative(ws: Workspace, path: str | None) -> str | None:
     return relative_to_project(ws.root / path, ws.root) if path else None
+
+
+def hashing(store: ObjectStore) -> ObjectStore:
+    """``store`` as a dry run has it: nothing is stored in it."""
+    return _Hashing(store)
 
 
 class _Hashing:

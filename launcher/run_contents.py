@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from launcher.errors import ConflictError, IntegrityError
+from launcher.errors import IntegrityError
 from launcher.executors.port import StageResult
 from launcher.pipeline import log_name
 from launcher.run_folders import folder_of
 from launcher.storage.blobs import digest_file
 from launcher.storage.manifest import Entry, Manifest
+from launcher.storage.placing import place_of
 from launcher.storage.port import ObjectNotFoundError, ObjectStore
 from ledger import events as e
 from ledger.decider import RunState, StageState
@@ -169,29 +169,6 @@ def _add_tags(state: RunState, found: Contents, mentioned: set[str]) -> None:
         found.tag_file = (Path(os.path.normpath(Path(request.project_root, tags.tag_file))), kept)
     elif inside not in mentioned:
         found.files[inside] = kept
-
-
-def place_of(top: Path, path: str) -> Path:
-    """Where ``path`` lies under the folder ``top``, which may be a link or absent itself.
-
-    Raises IntegrityError for a path that is none or leaves it, ConflictError where a symlink or a file is in the
-    way of one of its folders.
-    """
-    parts = path.split("/")
-    if "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise IntegrityError(f"{path!r} is no path inside a run's folder")
-    place = top
-    for part in parts[:-1]:
-        place = place / part
-        try:
-            mode = place.lstat().st_mode
-        except FileNotFoundError:
-            break
-        if stat.S_ISLNK(mode):
-            raise ConflictError(f"{place} is a symlink", "nothing is written through it")
-        if not stat.S_ISDIR(mode):
-            raise ConflictError(f"{place} is no folder", "it is in the way")
-    return top.joinpath(*parts)
 
 
 def same_bytes(file: Path, kept: Kept) -> bool:

@@ -26,7 +26,7 @@ from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
-from launcher.executors.port import Executor, Observation, Running, StageResult
+from launcher.executors.port import Executor, Observation, Pod, Running, StageResult, StageSpec
 from launcher.followers import TargetBehindError
 from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
@@ -83,13 +83,36 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, UnavailableError) and not isinstance(error, TargetBehindError)
 
 
+def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
+    """The pods that are not on record yet."""
+    return [
+        e.StageStarted(
+            stage=stage.plan.name,
+            attempt=stage.attempt,
+            node=pod.node,
+            image_digest=pod.image_digest,
+            pod_uid=pod.uid,
+        )
+        for pod in pods
+        if pod.uid not in stage.pods
+    ]
+
+
 class Runner:
     """Runs of one workspace. ``config``'s variables, secrets included, are for the stages only."""
 
     def __init__(
-        self, ws: Workspace, executor: Executor, config: Config, progress: Progress
+        self,
+        ws: Workspace,
+        executor: Executor,
+        config: Config,
+        progress: Progress,
+        *,
+        spec_of: Callable[..., StageSpec] = stage_spec,
     ) -> None:
         self.ws, self.executor, self.config, self.progress = ws, executor, config, progress
+        #: What an attempt is told, where the executor runs it.
+        self._spec_of = spec_of
         self.force = False
         self._look_seconds = look_seconds(ws.store.where, 0.0)
         self._interrupts = Interrupts()
@@ -211,16 +234,16 @@ class Runner:
                 return self._intend(state, stage, attempt)
             case r.Start(stage=stage, attempt=attempt):
                 make_folders(run_dir(self.ws, state))  # an earlier stage may have removed one
-                spec = stage_spec(self.ws, self.config, state, stage, attempt)
+                spec = self._spec_of(self.ws, self.config, state, stage, attempt)
                 return self._submitted(state, stage, attempt, self.executor.start(spec))
             case r.Adopt(stage=stage, attempt=attempt, handle=handle):
                 return self._submitted(state, stage, attempt, handle)
             case r.Wait(stage=stage, attempt=attempt):
                 return self._wait(state, stage, attempt)
-            case r.Record(stage=stage, attempt=attempt, result=result):
-                return self._result(state, stage, attempt, result)
-            case r.CloseLost(stage=stage, attempt=attempt, reason=reason):
-                self.executor.close_lost(run_id, stage, attempt, reason)
+            case r.Record(stage=stage, attempt=attempt, result=result, pods=pods):
+                return self._result(state, stage, attempt, result, pods)
+            case r.CloseLost(stage=stage, attempt=attempt, reason=reason, cause=cause):
+                self.executor.close_lost(run_id, stage, attempt, reason, cause)
             case r.EndOrphan(stage=stage, attempt=attempt):
                 self._end_orphan(run_id, stage, attempt)
             case r.Refuse(stage=stage, attempt=attempt, machine=machine):
@@ -230,21 +253,28 @@ class Runner:
         return self.ws.journal.run(run_id)
 
     def _intend(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
-        plan = state.stages[stage].plan
+        plan, request = state.stages[stage].plan, state.request
+        assert request is not None
         intended = e.StageIntended(
-            stage=stage, attempt=attempt, executor="local", spec_digest=plan.spec_digest
+            stage=stage,
+            attempt=attempt,
+            executor=request.executor,
+            spec_digest=plan.spec_digest,
+            job_name=self.executor.job_name(state.run_id, stage, attempt, plan.spec_digest),
         )
         return self._record(state, intended)
 
     def _submitted(
         self, state: RunState, stage: e.StageName, attempt: int, handle: e.Handle
     ) -> RunState:
+        submitted = e.StageSubmitted(
+            stage=stage, attempt=attempt, handle=handle, log=self._log(state, stage, attempt)
+        )
+        if handle.job_name is not None:  # its pods are recorded as they start
+            return self._record(state, submitted)
+        node = handle.machine_id or "unknown"
         return self._record(
-            state,
-            e.StageSubmitted(
-                stage=stage, attempt=attempt, handle=handle, log=self._log(state, stage, attempt)
-            ),
-            e.StageStarted(stage=stage, attempt=attempt, node=handle.machine_id or "unknown"),
+            state, submitted, e.StageStarted(stage=stage, attempt=attempt, node=node)
         )
 
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
@@ -252,22 +282,33 @@ class Runner:
         log = log_path(self.ws, state, stage, attempt)
         began = time.monotonic()
         while isinstance(
-            self._interrupts.wait(
+            seen := self._interrupts.wait(
                 lambda: self.executor.wait(state.run_id, stage, attempt, _WAIT_SECONDS)
             ),
             Running,
         ):
+            if started := _started(state.stages[stage], seen.pods):
+                return self._record(state, *started)
             self.progress.stage_waits(state, state.stages[stage], log)
             if time.monotonic() - began >= self._look_seconds:
                 break
         return self.ws.journal.run(state.run_id)
 
     def _result(
-        self, state: RunState, stage: e.StageName, attempt: int, result: StageResult
+        self,
+        state: RunState,
+        stage: e.StageName,
+        attempt: int,
+        result: StageResult,
+        pods: tuple[Pod, ...],
     ) -> RunState:
         assert state.request is not None
-        log = self._log(state, stage, attempt)
-        return self._record(state, *result_events(state.request, state.stages[stage], result, log))
+        log, now = self._log(state, stage, attempt), state.stages[stage]
+        facts = result_events(state.request, now, result, log)
+        # After that it was submitted, which may be among the facts, and before its end.
+        at = int(isinstance(facts[0], e.StageSubmitted))
+        facts[at:at] = _started(now, pods)
+        return self._record(state, *facts)
 
     def _end_orphan(self, run_id: str, stage: e.StageName, attempt: int) -> None:
         self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")

@@ -14,7 +14,9 @@ import pytest
 from scripts.state_diagram import DOCUMENT, document
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = sorted(p for room in ("ledger", "launcher") for p in (REPOSITORY / room).rglob("*.py"))
+SOURCES = sorted(
+    p for room in ("ledger", "k8s", "launcher") for p in (REPOSITORY / room).rglob("*.py")
+)
 CONTRACTS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
     "contracts"
 ]
@@ -112,6 +114,12 @@ def test_every_module_that_calls_itself_pure_is_held_to_it() -> None:
     assert said == held
 
 
+def test_of_k8s_all_is_pure_but_its_client_and_its_file() -> None:
+    """A new module of it is on the list of the pure ones, or here."""
+    modules = {module_name(path) for path in SOURCES if path.is_relative_to(REPOSITORY / "k8s")}
+    assert modules - set(PURE) == {"k8s", "k8s.client", "k8s.profile_file", "k8s.watch"}
+
+
 def loaded(code: str) -> set[str]:
     """The modules that are loaded after ``code`` ran in a fresh interpreter, from another folder."""
     done = subprocess.run(
@@ -126,7 +134,7 @@ def loaded(code: str) -> set[str]:
 
 
 HEAVY = set(
-    "pydantic rich boto3 kubernetes jsonschema sqlite_utils sqlite3 tenacity psutil pathspec dotenv".split()  # noqa: SIM905
+    "pydantic rich boto3 kubernetes jsonschema sqlite_utils sqlite3 tenacity psutil pathspec dotenv yaml".split()  # noqa: SIM905
 )
 
 
@@ -134,6 +142,14 @@ def test_the_agent_waits_for_nothing_heavy() -> None:
     modules = loaded("import launcher.agent.supervisor")
     assert "launcher.agent.supervisor" in modules
     assert not modules & (HEAVY | {"click", "ledger.events", "ledger.stores", "asyncio"})
+
+
+def test_the_pure_part_of_k8s_loads_no_client_and_no_launcher() -> None:
+    modules = loaded("\n".join(f"import {one}" for one in PURE if one.startswith("k8s.")))
+    assert "k8s.manifest" in modules
+    assert not {
+        one for one in modules if one.split(".")[0] in {"kubernetes", "urllib3", "launcher"}
+    }
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"]])

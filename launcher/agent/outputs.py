@@ -17,7 +17,7 @@ from launcher.errors import IntegrityError, UsageError
 from launcher.storage.manifest import CHECKPOINT_SUFFIXES, Manifest, collect, merged, select_student
 from launcher.storage.port import BlobInfo, ObjectStore
 
-__all__ = ["Before", "checkpoints_before", "collect_checkpoints", "collect_outputs"]
+__all__ = ["Before", "checkpoints_before", "collect_checkpoints", "collect_outputs", "log_digest"]
 
 #: What lay under checkpoints/ when an attempt began: path relative to the run's folder -> what it was.
 Before = Mapping[str, tuple[int, ...]]
@@ -73,7 +73,7 @@ def collect_outputs(
     metrics, ignored = _metrics(run_dir, manifest)
     return {
         "manifest_digest": stored.digest,
-        "log_digest": _log_digest(spec, store),
+        "log_digest": log_digest(spec, store),
         "checkpoints": checkpoints,
         "also_matched": also,
         "student_refused": refused,
@@ -99,7 +99,7 @@ def collect_checkpoints(spec: StageSpec, store: ObjectStore) -> dict[str, Any]:
         else:
             saved.append({"path": name, "digest": blob.digest, "size_bytes": blob.size_bytes})
     return {
-        "log_digest": _log_digest(spec, store),
+        "log_digest": log_digest(spec, store),
         "checkpoints": saved,
         "not_saved": not_saved,
     }
@@ -140,7 +140,7 @@ def _earlier(digest: str, store: ObjectStore) -> Manifest:
         raise IntegrityError(f"blob {digest}: {exc}") from exc
 
 
-def _log_digest(spec: StageSpec, store: ObjectStore) -> str | None:
+def log_digest(spec: StageSpec, store: ObjectStore) -> str | None:
     """The raw log's blob; None where the stage took it away or put a link in its place."""
     log = Path(spec.log_path)
     return store.ingest(log).digest if _is_own_file(log, Path(spec.run_dir)) else None

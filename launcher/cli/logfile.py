@@ -42,11 +42,13 @@ def opened_log(
     Raises UsageError where it is neither here nor there, IntegrityError, UnavailableError.
     """
     path = log_path(ws, state, stage, attempt)
-    if path.is_file():
+    # Of a pod's log only what could be followed is here.
+    partial = state.request is not None and state.request.executor == "kubernetes"
+    digest = stored_log(ws, state, stage, attempt) if partial or not path.is_file() else None
+    if digest is None and path.is_file():
         with path.open("rb") as file:
             yield file
         return
-    digest = stored_log(ws, state, stage, attempt)
     if digest is None:
         raise UsageError(f"{path} is not there and the store has no copy of it")
     with tempfile.TemporaryDirectory(prefix="launcher-log-") as folder:

@@ -170,8 +170,17 @@ class _Following:
                 ended = self._has_ended(stage, attempt)
                 _copy(log, self.out)
                 if ended:
+                    self._finish(log.tell(), stage, attempt)
                     return
                 self._pause((stage, attempt))
+
+    def _finish(self, shown_bytes: int, stage: StageName, attempt: int) -> None:
+        """Of a pod's log, what came too late to be followed."""
+        state = self._state()
+        if state.request is not None and state.request.executor == "kubernetes":
+            with suppress(UsageError), opened_log(self.ws, state, stage, attempt) as log:
+                log.seek(shown_bytes)
+                _copy(log, self.out)
 
     def _has_ended(self, stage: StageName, attempt: int) -> bool:
         now = self._state().stages[stage]

@@ -11,18 +11,17 @@ import click
 from launcher import clock, request
 from launcher.cli.common import home_option, project_root, short_id, workspace
 from launcher.cli.driving import driving
+from launcher.cli.executing import jobs_yaml, on_cluster, on_pods, refuse_mixed, runner_for
 from launcher.cli.plan import plan_lines
 from launcher.cli.progress import Screen, say_end
 from launcher.cli.terminal import echo
 from launcher.cli.view import View
 from launcher.config import Config, load
 from launcher.errors import ConflictError, UsageError
-from launcher.executors.local import LocalExecutor
 from launcher.pipeline import skip_warnings
 from launcher.project import network_filesystem
 from launcher.refs import find_run
 from launcher.run_folders import machine_of
-from launcher.runner import Runner
 from launcher.workspace import Workspace, translated
 from ledger.decider import RunState
 from ledger.events import RunRequested
@@ -75,10 +74,18 @@ config."""
 )
 @click.option(
     "--executor",
-    type=click.Choice(["local"]),
+    type=click.Choice(["local", "kubernetes"]),
     default="local",
     show_default=True,
     help="Where stages run.",
+)
+@click.option("--profile", metavar="FILE", help="With kubernetes: images, resources, queues.")
+@click.option(
+    "--code",
+    type=click.Choice(["project", "image"]),
+    default="project",
+    show_default=True,
+    help="With kubernetes: bring the project's code, or use the image's own.",
 )
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Kept with the run.")
 @click.option("--note", metavar="TEXT", help="Kept with the run.")
@@ -86,6 +93,9 @@ config."""
     "--dry-run",
     is_flag=True,
     help="Check everything and print the plan; start nothing, write nothing.",
+)
+@click.option(
+    "-o", "output", type=click.Choice(["yaml"]), help="With --dry-run: print the Jobs instead."
 )
 @home_option
 def submit_command(
@@ -100,11 +110,15 @@ def submit_command(
     relabel_tag_file: str | None,
     overrides: tuple[str, ...],
     executor: str,
+    profile: str | None,
+    code: str,
     labels: tuple[str, ...],
     note: str | None,
     dry_run: bool,
+    output: str | None,
     home: str | None,
 ) -> int:
+    refuse_mixed(executor, profile=profile, code=code, output=output, dry_run=dry_run)
     sets = _pairs(overrides, "--set")
     flags = request.Flags(
         run_id=run_id or clock.new_run_id(clock.now()),
@@ -129,9 +143,14 @@ def submit_command(
     ws = workspace(home, writing=not dry_run)
     with translated():
         wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
+        if profile is not None:
+            wanted = on_cluster(ws, parsed, wanted, profile, code=code, dry_run=dry_run)
         for warning in skip_warnings(wanted.stages):
             click.echo(f"warning: {warning}", err=True)
         _warn_of_network(ws)
+        if output == "yaml":
+            click.echo(jobs_yaml(ws, parsed, wanted, profile), nl=False)
+            return 0
         if dry_run:
             for line in plan_lines(View(ws), parsed, wanted):
                 click.echo(line)
@@ -174,9 +193,10 @@ def _append_request(ws: Workspace, wanted: RunRequested) -> None:
 
 def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -> int:
     screen = Screen(ws)
-    runner = Runner(ws, LocalExecutor(ws.store, ws.home), config, screen)
+    state = ws.journal.run(run_id)
+    runner = runner_for(ws, config, state, screen)
     runner.force = force
-    screen.opening(ws.journal.run(run_id))
+    screen.opening(state)
     try:
         with screen:
             outcome = runner.run(run_id)
@@ -201,13 +221,15 @@ def resume_command(run: str, force: bool, home: str | None) -> int:
         state = ws.journal.run(run_id)
         if not force:
             _refuse_elsewhere(ws, state)
-        config = config_of(ws, state, os.environ)
+        config = config_of(ws, state, {} if on_pods(state) else os.environ)
         with driving(ws, run_id):
             return _drive(ws, config, run_id, force=force)
 
 
 def _refuse_elsewhere(ws: Workspace, state: RunState) -> None:
     """A run goes on where its files are; between two stages nothing else would keep it from going on twice."""
+    if on_pods(state):
+        return
     if state.status == "open" and not ws.documents.folders.is_here(state):
         raise ConflictError(
             f"run {state.run_id} belongs to {machine_of(state)}, and its files are not here",
@@ -226,7 +248,7 @@ def cancel_command(run: str, reason: str, home: str | None) -> int:
         state = ws.journal.run(run_id)
         if state.status != "open":
             raise ConflictError(f"run {run_id} ended already: {state.status}")
-        runner = Runner(ws, LocalExecutor(ws.store, ws.home), config_of(ws, state, {}), Screen(ws))
+        runner = runner_for(ws, config_of(ws, state, {}), state, Screen(ws))
         while state.status == "open":
             state = runner.cancel(run_id, reason)
         ws.documents.write(run_id)

@@ -37,7 +37,7 @@ from launcher.executors.records import AttemptRecords
 from launcher.executors.spawn import Spawner
 from launcher.storage.bucket_url import is_bucket, look_seconds
 from launcher.storage.port import ObjectStore
-from ledger.events import Handle
+from ledger.events import Cause, Handle
 
 __all__ = ["LocalExecutor"]
 
@@ -77,6 +77,10 @@ class LocalExecutor:
     def close(self) -> None:
         """See the port."""
         self._spawner.close()
+
+    def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
+        """See the port."""
+        return None
 
     def start(self, spec: StageSpec) -> Handle:
         """See the port."""
@@ -221,14 +225,16 @@ class LocalExecutor:
             clock.sleep(pause)
             pause = min(pause * 1.5, 0.1)
 
-    def close_lost(self, run_id: str, stage: str, attempt: int, reason: str) -> None:
+    def close_lost(
+        self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
+    ) -> None:
         """See the port. Raises ConflictError where it is still running."""
         of = self._of(run_id, stage, attempt)
         deadline = time.monotonic() + _PROBE_SECONDS
         while not of.is_closed():
             with of.holding() as free:
                 if free:
-                    of.close("lost", reason)
+                    of.close(cause, reason)
                     return
             if time.monotonic() > deadline:
                 raise ConflictError(f"{of} is still running")

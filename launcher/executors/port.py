@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from launcher.agent.protocol import StageSpec
 from launcher.errors import IntegrityError
-from ledger.events import Handle
+from ledger.events import Cause, Handle
 
 __all__ = [
     "Elsewhere",
@@ -25,6 +25,7 @@ __all__ = [
     "NotStarted",
     "Observation",
     "Orphaned",
+    "Pod",
     "Running",
     "Saved",
     "StageResult",
@@ -61,6 +62,13 @@ class StageResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_ignored: tuple[str, ...] = ()
     tag_file: Saved | None = None
+    #: What an executor measured before the command began; no part of result.json.
+    queued_seconds: float | None = None
+    scheduled_seconds: float | None = None
+    pulling_seconds: float | None = None
+    gpus: int = 0
+    #: How often something of it was killed for its memory.
+    oom_kills: int = 0
 
     @classmethod
     def parse(cls, data: bytes, key: str) -> StageResult:
@@ -94,33 +102,49 @@ class StageResult:
             metrics=raw.get("metrics", {}),
             metrics_ignored=tuple(raw.get("metrics_ignored", ())),
             tag_file=Saved(**tags) if tags else None,
+            oom_kills=int(raw.get("oom_kills") or 0),
         )
 
 
 @dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of an attempt whose command was seen started."""
+
+    uid: str
+    node: str
+    image_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NotStarted:
-    """Nobody ever started this attempt."""
+    """Nobody ever started this attempt; or, where it is on record that somebody did, ``reason``."""
+
+    reason: str = "its start record is gone from the store"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """It runs here; or it was closed and is being ended."""
+    """It runs, or waits to; or it was closed and is being ended. ``waits_for``, in words, may be empty."""
 
     handle: Handle
+    pods: tuple[Pod, ...] = ()
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Its result is committed, and all of it has been seen gone."""
+    """Its result is committed, and all of it that could disturb another attempt has been seen gone."""
 
     result: StageResult
+    pods: tuple[Pod, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """It was started and nobody is left who could commit a result."""
+    """It was started and nobody is left who could commit a result. ``cause`` is what it is to be called."""
 
     reason: str
+    cause: Cause = "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +175,10 @@ class Executor(Protocol):
         """Let go of what ``prepare`` made; attempts go on."""
         ...
 
+    def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
+        """Under which name others find an attempt before it is started; None where there is none."""
+        ...
+
     def start(self, spec: StageSpec) -> Handle:
         """Start an attempt, or adopt it; returns who runs it."""
         ...
@@ -179,6 +207,8 @@ class Executor(Protocol):
         """
         ...
 
-    def close_lost(self, run_id: str, stage: str, attempt: int, reason: str) -> None:
-        """Commit a result that says ``lost``; one that is there already stands."""
+    def close_lost(
+        self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
+    ) -> None:
+        """Commit a result that says ``cause``; one that is there already stands."""
         ...

@@ -1,32 +1,53 @@
-"""Have the programs that the tests build ready before any test starts, so that none waits for a build.
+"""Have what the tests build ready before any test starts, so that none waits for a build.
 
     python -m tests.rig.prepare
 
-A minute or two the first time, nothing afterwards. Where one cannot be had it says so and ends well, since the tests
-that need it then say it too; with CI=true it ends badly, as they would.
+The S3 server's program, then the cluster's programs and images: minutes the first time; then seconds, or what a
+changed checkout's image takes. Where one cannot be had it says so and ends well, since the tests that need it then
+say it too; with CI=true it ends badly, as they would.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.rig.cluster.agent_image import agent_archive
+from tests.rig.cluster.images import debian_archive
+from tests.rig.cluster.programs import given, programs
 from tests.rig.s3 import s3_program
 
 __all__ = ["main"]
 
 
 def main() -> int:
-    """Each program once; 5 where CI cannot have one."""
-    try:
-        s3_program()
-    except pytest.skip.Exception as exc:
-        print(f"tests will be skipped: {exc}", file=sys.stderr)
-    except pytest.fail.Exception as exc:
-        print(exc, file=sys.stderr)
-        return 5
+    """Each part once, said with what it took; 5 where CI cannot have one."""
+    for what, make in _parts():
+        began = time.monotonic()
+        try:
+            make()
+        except pytest.skip.Exception as exc:
+            print(f"{what}: tests will be skipped: {exc}", file=sys.stderr)
+            return 0
+        except pytest.fail.Exception as exc:
+            print(f"{what}: {exc}", file=sys.stderr)
+            return 5
+        print(f"{what}: ready after {time.monotonic() - began:.1f} s", flush=True)
     return 0
+
+
+def _parts() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each stands on those before it."""
+    yield "the tests' S3 server", s3_program
+    if path := given():
+        print(f"the tests of a cluster use the one of {path}, each in a namespace of its own")
+        return
+    yield "the cluster's programs", programs
+    yield "the base image", debian_archive
+    yield "this project's image", agent_archive()[1]
 
 
 if __name__ == "__main__":

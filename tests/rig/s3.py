@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,24 +90,31 @@ def s3_program() -> Path:
 
 @contextmanager
 def serving(
-    folder: Path, *options: str, scheme: str = "http", versions: Path | None = None
+    folder: Path,
+    *options: str,
+    scheme: str = "http",
+    versions: Path | None = None,
+    inside: Sequence[str] = (),
+    address: tuple[str, int] | None = None,
 ) -> Iterator[S3Server]:
     """A server over ``folder``, until the end of the block. Skips where there is none to be had.
 
     ``options``: of versitygw; with ``--cert`` and ``--key`` the scheme is https. ``versions``: where buckets that keep
-    versions have their older ones.
+    versions have their older ones. ``inside``: what to put before the command, where it is to run in another
+    network; ``address`` is then its host and port there.
     """
     program = s3_program()
     root, notes, log = folder / "buckets", folder / "notes", folder / "log"
     root.mkdir(parents=True, exist_ok=True)
     notes.mkdir(exist_ok=True)
-    port = _free_port()
+    host, port = address or ("127.0.0.1", _free_port())
     # A file system that keeps no extended attributes gets a folder of notes instead.
     aside = [] if _keeps_attributes(root) else ["--sidecar", str(notes)]
     if versions is not None:
         versions.mkdir(parents=True, exist_ok=True)
         aside += ["--versioning-dir", str(versions)]
-    command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "--keep-alive", *options]
+    listen = ["--port", f"{host}:{port}", "--quiet", "--keep-alive"]
+    command = [*inside, str(program), *listen, *options]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "posix", *aside, str(root)],
@@ -122,8 +129,8 @@ def serving(
             start_new_session=True,
         )
     try:
-        _wait(port, process, log)
-        yield S3Server(f"{scheme}://127.0.0.1:{port}", root, process.pid)
+        _wait((host, port), process, log)
+        yield S3Server(f"{scheme}://{host}:{port}", root, process.pid)
     finally:
         process.terminate()
         try:
@@ -161,13 +168,13 @@ def _keeps_attributes(folder: Path) -> bool:
     return True
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(address: tuple[str, int], process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             skip(f"versitygw ended at once: {log.read_text(errors='replace')[-400:]}")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            socket.create_connection(address, timeout=5).close()
         except OSError:
             time.sleep(0.02)
         else:

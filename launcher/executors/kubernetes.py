@@ -1,0 +1,415 @@
+"""Stages as Jobs: one Job an attempt, found again by its name and by what it says it is.
+
+Rules:
+
+1. An attempt is what its result says. Job and pods say why there is none, and when nothing of it runs any more.
+2. A committed exit code ends the attempt at once: the wrapper hands it over when the command's processes are gone.
+   One that somebody closed has ended when its pods are gone.
+3. That something is absent is believed of a list alone, never of a watch that may be behind.
+4. What waits for longer than the profile allows, or for what cannot come, is given up: closed with the cause, then
+   its Job deleted. So is a command that runs past its time limit.
+5. Only what the API server did not answer is asked again (``launcher.retry``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from k8s import names
+from k8s.containers import COLLECT, COMMAND, StageJob
+from k8s.errors import (
+    ClusterRefusedError,
+    ClusterUnavailableError,
+    JobTakenError,
+    K8sError,
+    ProfileError,
+)
+from k8s.manifest import job_manifest
+from k8s.names import Attempt
+from k8s.outcome import Outcome, outcome
+from k8s.pods import seen as seen_pod
+from k8s.profile_text import ReadProfile
+from k8s.timing import gpus, phases
+from k8s.watch import Mirror, Seen
+from launcher import clock
+from launcher.agent.protocol import AttemptPaths, StageSpec
+from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
+from launcher.executors.port import (
+    Ended,
+    Lost,
+    NotStarted,
+    Observation,
+    Pod,
+    Running,
+    StageResult,
+)
+from launcher.executors.records import AttemptRecords
+from launcher.retry import retried
+from launcher.storage.bucket_url import look_seconds
+from launcher.storage.port import ObjectStore
+from ledger.events import Cause, Handle, StageName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from k8s.client import Client
+
+__all__ = ["KubernetesExecutor", "PodSpec"]
+
+#: How long the first lists of a run's Jobs, pods and events may take.
+_LIST_SECONDS: Final = 60.0
+#: What waits for something that cannot come is looked at for so long before it is given up.
+_CERTAIN_SECONDS: Final = 60.0
+#: What a Job's deletion may take beyond what its pod is given.
+_DELETION_SECONDS: Final = 90.0
+#: How often a folder's store is asked for a result of which nothing was heard.
+_LOOK_SECONDS: Final = 1.0
+_TIMEOUT: Final = f"{names.PREFIX}/timeout-seconds"
+
+Object = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PodSpec(StageSpec):
+    """An attempt as its pod is to know it: paths as they are there, no secret in ``environment``."""
+
+    project: str = ""
+    task: str = ""
+    secrets: frozenset[str] = frozenset()
+
+    @property
+    def job(self) -> StageJob:
+        """What the manifest wants to know."""
+        return StageJob(
+            attempt=Attempt(self.project, self.run_id, self.stage, self.attempt, self.spec_digest),
+            command=self.command,
+            log=self.log_path,
+            task=self.task,
+            store=self.store,
+            cwd=self.cwd,
+            environment=self.environment,
+            secrets=self.secrets,
+        )
+
+    def manifest(self, read: ReadProfile) -> Object:
+        """The Job. Raises UsageError."""
+        try:
+            made = job_manifest(self.job, read, _stage(self.stage))
+        except ProfileError as exc:
+            raise UsageError(str(exc)) from exc
+        if self.timeout_seconds is not None:
+            made["metadata"]["annotations"][_TIMEOUT] = f"{self.timeout_seconds:g}"
+        return made
+
+
+class KubernetesExecutor:
+    """An Executor over the Jobs of one project. ``connect`` is called when a cluster is first needed.
+
+    ``live_log`` names the file that a command's output goes to as it comes, for whoever looks on; it may lack some.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        home: Path,
+        *,
+        project: str,
+        profile: ReadProfile,
+        connect: Callable[[], Client],
+        live_log: Callable[[str, str, int], Path] | None = None,
+    ) -> None:
+        self.store, self.home, self.project, self.profile = store, home, project, profile
+        self._connect, self._live_log = connect, live_log
+        self._client: Client | None = None
+        self._mirrors: dict[str, Mirror] = {}
+        self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
+        self._told: set[str] = set()
+        self._bells: set[str] = set()
+
+    # --- the port ---
+
+    def prepare(self) -> None:
+        """See the port."""
+        self._cluster()
+
+    def close(self) -> None:
+        """See the port."""
+        for mirror in self._mirrors.values():
+            mirror.close()
+        self._mirrors.clear()
+
+    def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
+        """See the port."""
+        return names.job_name(Attempt(self.project, run_id, stage, attempt, spec_digest))
+
+    def start(self, spec: StageSpec) -> Handle:
+        """See the port."""
+        assert isinstance(spec, PodSpec)
+        if self._of(spec.run_id, spec.stage, spec.attempt).is_closed():
+            return Handle(job_name=names.job_name(spec.job.attempt))
+        made, client = spec.manifest(self.profile), self._cluster()
+        self._mirror(spec.run_id)  # listed before there is anything to miss
+        return self._handle(_asked(lambda: client.create_or_adopt_job(made, spec.job.attempt)))
+
+    def observe(self, run_id: str, stage: str, attempt: int) -> Observation:
+        """See the port."""
+        return self._observed(run_id, stage, attempt, self._mirror(run_id).ready(_LIST_SECONDS))
+
+    def wait(self, run_id: str, stage: str, attempt: int, timeout_seconds: float) -> Observation:
+        """See the port; returns, too, when a pod has started that was not told of."""
+        mirror, deadline = self._mirror(run_id), time.monotonic() + timeout_seconds
+        seen = mirror.ready(_LIST_SECONDS)
+        asked, number = time.monotonic(), seen.number
+        found = self._observed(run_id, stage, attempt, seen)
+        while isinstance(found, Running) and not self._is_news(found):
+            left = min(deadline - time.monotonic(), self._look_seconds)
+            if left <= 0:
+                break
+            seen = mirror.wait(number, left)
+            moment = time.monotonic()
+            if seen.number == number and moment - asked < self._look_seconds:
+                continue
+            asked, number = moment, seen.number
+            found = self._observed(run_id, stage, attempt, seen)
+        return found
+
+    def stop(
+        self,
+        run_id: str,
+        stage: str,
+        attempt: int,
+        *,
+        closed_by: str,
+        reason: str | None,
+        grace_seconds: float,
+    ) -> None:
+        """See the port. The grace is the profile's, which the pod was made with."""
+        of = self._of(run_id, stage, attempt)
+        of.close(closed_by, reason)
+        client, selector = self._cluster(), names.selector(self.project, run_id)
+        given = self.profile.stages[_stage(stage)]
+        deadline = time.monotonic() + given.grace_seconds + given.save_seconds + _DELETION_SECONDS
+        mirror, pause = self._mirror(run_id), 0.5
+        while True:
+            job, pods = self._parts(_asked(mirror.fresh), stage, attempt)
+            seen = outcome(job, pods)
+            if seen.gone:
+                return
+            if job is not None and not job["metadata"].get("deletionTimestamp"):
+                self._delete(client, job)
+            elif time.monotonic() > deadline:
+                why = f": {seen.message}" if seen.message else ""
+                raise UnavailableError(
+                    f"{of} is not gone yet{why}", f"kubectl get pods -l {selector}"
+                )
+            number = mirror.seen().number
+            mirror.wait(number, pause)
+            pause = min(pause * 1.5, 5.0)
+
+    def close_lost(
+        self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
+    ) -> None:
+        """See the port. Raises ConflictError where something of it still runs."""
+        of = self._of(run_id, stage, attempt)
+        if of.is_closed():
+            return
+        if not outcome(*self._parts(_asked(self._mirror(run_id).fresh), stage, attempt)).gone:
+            raise ConflictError(f"{of} is still running")
+        of.close(cause, reason)
+
+    # --- looking ---
+
+    def _observed(self, run_id: str, stage: str, attempt: int, seen: Seen) -> Observation:
+        of = self._of(run_id, stage, attempt)
+        result = of.result()
+        if seen.error is not None:
+            if result is not None and result.closed_by is None:
+                return Ended(result)
+            raise _ours(seen.error)
+        job, pods = self._parts(seen, stage, attempt)
+        if result is not None and result.closed_by is None:
+            return self._ended(of, result, job, pods)
+        said = outcome(job, pods, seen.events)
+        if said.gone:
+            job, pods = self._parts(_asked(self._mirror(run_id).fresh), stage, attempt)
+            said = outcome(job, pods, seen.events)
+            # It may have been committed between the first look and the end.
+            result = of.result()
+        if said.gone:
+            if result is not None:
+                return self._ended(of, result, job, pods)
+            return _without_result(said)
+        if job is None:
+            return Running(Handle(namespace=self._cluster().namespace), waits_for=said.message)
+        if result is not None and not job["metadata"].get("deletionTimestamp"):
+            self._delete(self._cluster(), job)
+        elif result is None and (up := self._given_up(said, job, stage)):
+            of.close(*up)
+            self._delete(self._cluster(), job)
+        self._listen(run_id, stage, attempt, said)
+        return Running(self._handle(job), _pods(pods), said.message)
+
+    def _ended(
+        self, of: AttemptRecords, result: StageResult, job: Object | None, pods: list[Object]
+    ) -> Ended:
+        spent, stage = phases(job, pods), _stage(of.paths.stage)
+        full = replace(
+            of.with_saved(result),
+            handle=self._handle(job) if job else result.handle,
+            queued_seconds=spent.queued,
+            scheduled_seconds=spent.scheduled,
+            pulling_seconds=spent.pulling,
+            gpus=gpus(job, self.profile.stages[stage].resources.gpu_resource),
+        )
+        return Ended(full, _pods(pods))
+
+    def _given_up(self, said: Outcome, job: Object, stage: str) -> tuple[Cause, str] | None:
+        """(cause, message) where it is time to give it up."""
+        limit = self.profile.stages[_stage(stage)].pending_deadline_seconds
+        waited = _seconds_since(said.since)
+        if said.cause is not None and said.state != "unreachable":
+            if said.certain and waited > _CERTAIN_SECONDS:
+                return said.cause, said.message
+            if limit is not None and waited > limit:
+                return said.cause, f"it waited longer than {limit} s: {said.message}"
+        timeout = (job["metadata"].get("annotations") or {}).get(_TIMEOUT)
+        began = said.pod.started_at if said.pod and said.state == "running" else None
+        if timeout and began and _seconds_since(began) > float(timeout):
+            return "timeout", f"it ran longer than {timeout} s and was stopped"
+        return None
+
+    def _is_news(self, found: Running) -> bool:
+        fresh = {pod.uid for pod in found.pods} - self._told
+        self._told |= fresh
+        return bool(fresh)
+
+    def _parts(self, seen: Seen, stage: str, attempt: int) -> tuple[Object | None, list[Object]]:
+        """The attempt's Job, and its pods."""
+
+        def is_ours(found: Object) -> bool:
+            said = found["metadata"].get("labels") or {}
+            return (said.get(names.STAGE), said.get(names.ATTEMPT)) == (stage, str(attempt))
+
+        return next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
+
+    def _listen(self, run_id: str, stage: str, attempt: int, said: Outcome) -> None:
+        """Follow what a pod says, once; the collector's word that it is done comes before the pod's end."""
+        if said.state not in ("running", "collecting") or said.pod is None:
+            return
+        if said.pod.uid in self._bells:
+            return
+        self._bells.add(said.pod.uid)
+        client, mirror, pod = self._cluster(), self._mirror(run_id), said.pod.name
+
+        def listen() -> None:
+            try:
+                for _ in client.log(pod, COLLECT, follow=True).lines():
+                    mirror.ring()
+            except K8sError:
+                return  # a convenience: the pod's end is seen without it
+
+        def show(place: Path) -> None:
+            with suppress(K8sError, OSError), place.open("wb") as file:
+                for part in client.log(pod, COMMAND, follow=True).parts():
+                    file.write(part)
+                    file.flush()
+
+        threading.Thread(target=listen, daemon=True).start()
+        if self._live_log is not None:
+            place = self._live_log(run_id, stage, attempt)
+            threading.Thread(target=show, args=(place,), daemon=True).start()
+
+    # --- inside ---
+
+    def _of(self, run_id: str, stage: str, attempt: int) -> AttemptRecords:
+        return AttemptRecords(self.store, AttemptPaths(self.home, run_id, stage, attempt))
+
+    def _cluster(self) -> Client:
+        if self._client is None:
+            with _translated():
+                self._client = self._connect()
+        return self._client
+
+    def _mirror(self, run_id: str) -> Mirror:
+        if run_id not in self._mirrors:
+            start = names.name_start(run_id)
+            selector = names.selector(self.project, run_id)
+            made = Mirror(self._cluster(), selector, lambda name: name.startswith(start))
+            made.open()
+            self._mirrors[run_id] = made
+        return self._mirrors[run_id]
+
+    def _handle(self, job: Object) -> Handle:
+        about = job["metadata"]
+        return Handle(
+            namespace=about.get("namespace") or self._cluster().namespace,
+            job_name=about["name"],
+            job_uid=about["uid"],
+        )
+
+    def _delete(self, client: Client, job: Object) -> None:
+        _asked(lambda: client.delete_job(job["metadata"]["name"], job["metadata"]["uid"]))
+
+
+def _without_result(said: Outcome) -> Observation:
+    if said.state == "absent":
+        return NotStarted("its Job is gone, and it left no result")
+    if said.state == "completed":
+        return Lost("its pod ended well and left no result", "outputs")
+    return Lost(said.message or "its Job ended without a result", said.cause or "lost")
+
+
+def _pods(pods: list[Object]) -> tuple[Pod, ...]:
+    """Those whose command started, oldest first."""
+    found = [seen_pod(one) for one in pods]
+    started = sorted((one.started_at, one.uid, one) for one in found if one.started_at)
+    return tuple(Pod(one.uid, one.node or "unknown", one.image_id) for _, _, one in started)
+
+
+def _stage(name: str) -> StageName:
+    return name  # type: ignore[return-value]
+
+
+def _seconds_since(moment: str | None) -> float:
+    if not moment:
+        return 0.0
+    return (clock.parse_time(clock.now()) - clock.parse_time(moment)).total_seconds()
+
+
+def _asked(call: Callable[[], T]) -> T:
+    """What ``call`` returns, asked again while the API server does not answer."""
+
+    def once() -> T:
+        with _translated():
+            return call()
+
+    return retried(once)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except K8sError as exc:
+        raise _ours(exc) from exc
+
+
+def _ours(error: K8sError) -> LauncherError:
+    match error:
+        case ClusterUnavailableError():
+            return UnavailableError(str(error))
+        case JobTakenError():
+            return ConflictError(
+                str(error), "another project with this run id? submit with --run-id"
+            )
+        case ClusterRefusedError(status=403):
+            return UsageError(str(error), "launcher doctor --profile says what may be done")
+        case _:
+            return UsageError(str(error))

@@ -1,0 +1,169 @@
+"""A mirror of a cluster that tears: whatever a watch does, what is here ends as a list would say."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from k8s.client import Kind, Listed
+from k8s.errors import ClusterRefusedError, ClusterUnavailableError, ExpiredError
+from k8s.watch import Mirror, folded
+
+
+def thing(name: str, version: int = 1, **more: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": str(version)}, **more}
+
+
+def line(kind: str, found: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": found}).encode()
+
+
+def test_changes_are_folded() -> None:
+    objects, version = folded({}, line("ADDED", thing("a", 4))) or ({}, "")
+    assert (list(objects), version) == (["a"], "4")
+    objects, version = folded(objects, line("MODIFIED", thing("a", 5, status={"active": 1}))) or (
+        {},
+        "",
+    )
+    assert objects["a"]["status"] == {"active": 1}
+    same, version = folded(objects, line("BOOKMARK", thing("", 9))) or ({}, "")
+    assert same is objects
+    assert version == "9"
+    assert folded(objects, line("DELETED", thing("a", 10))) == ({}, "10")
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"type": "ADDED", "obj', b"[]", b'{"type": "ADDED", "object": {}}']
+)
+def test_a_torn_line_is_no_change(torn: bytes) -> None:
+    assert folded({}, torn) is None
+
+
+def test_a_server_that_says_why_is_heard() -> None:
+    with pytest.raises(ExpiredError):
+        folded({}, line("ERROR", {"code": 410, "reason": "Expired"}))
+    with pytest.raises(ClusterUnavailableError, match="etcd"):
+        folded({}, line("ERROR", {"code": 500, "message": "etcd is away"}))
+
+
+class Script:
+    """A cluster of one kind that changes: each list takes the next state, each watch the next script."""
+
+    def __init__(self) -> None:
+        self.now: list[dict[str, Any]] = []
+        self.lists = 0
+        self.refuse: Exception | None = None
+        self.watches: queue.Queue[list[bytes] | Exception] = queue.Queue()
+        self.closed = threading.Event()
+
+    def listed(self, kind: Kind, selector: str = "") -> Listed:
+        if kind != "jobs":
+            return Listed([], "1")
+        self.lists += 1
+        if self.refuse is not None:
+            raise self.refuse
+        return Listed(list(self.now), "1")
+
+    def watch(self, kind: Kind, selector: str, version: str) -> Any:
+        return _Told(self, quiet=kind != "jobs")
+
+
+class _Told:
+    def __init__(self, script: Script, *, quiet: bool) -> None:
+        self._script, self._quiet = script, quiet
+
+    def lines(self) -> Iterator[bytes]:
+        if self._quiet:
+            self._script.closed.wait(30)
+            return
+        while not self._script.closed.is_set():
+            try:
+                said = self._script.watches.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(said, Exception):
+                raise said
+            yield from said
+            return
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    made = Script()
+    yield made
+    made.closed.set()
+
+
+@pytest.fixture
+def mirror(script: Script) -> Iterator[Mirror]:
+    made = Mirror(script, "run=r", lambda name: name.startswith("r"))
+    yield made
+    made.close()
+
+
+def names(mirror: Mirror) -> set[str]:
+    return {one["metadata"]["name"] for one in mirror.seen().jobs}
+
+
+def until(mirror: Mirror, wanted: set[str]) -> None:
+    number = -1
+    for _ in range(200):
+        if names(mirror) == wanted:
+            return
+        number = mirror.wait(number, 0.1).number
+    raise AssertionError(f"{names(mirror)} is not {wanted}")
+
+
+@pytest.mark.parametrize(
+    "tear",
+    [
+        ExpiredError("too old"),
+        ClusterUnavailableError("the connection was dropped"),
+        [],
+        [b'{"type": "MODIFIED", "obj'],
+        [line("ERROR", {"code": 410})],
+    ],
+    ids=["410", "dropped", "silent end", "torn", "410 in the stream"],
+)
+def test_what_was_missed_shows_in_the_next_list(
+    script: Script, mirror: Mirror, tear: list[bytes] | Exception
+) -> None:
+    script.now = [thing("r-1")]
+    mirror.open()
+    until(mirror, {"r-1"})
+    script.now = [thing("r-2", 7)]
+    script.watches.put(tear)
+    until(mirror, {"r-2"})
+    assert mirror.seen().error is None
+
+
+def test_nothing_is_asked_while_nothing_changes(script: Script, mirror: Mirror) -> None:
+    mirror.open()
+    assert mirror.ready(10).error is None
+    before = script.lists, mirror.seen().number
+    mirror.wait(mirror.seen().number, 1.0)
+    assert (script.lists, mirror.seen().number) == before
+
+
+def test_a_cluster_that_refuses_is_said_and_asked_again(script: Script, mirror: Mirror) -> None:
+    script.refuse = ClusterRefusedError("jobs cannot be listed: forbidden", 403)
+    mirror.open()
+    assert isinstance(mirror.ready(10).error, ClusterRefusedError)
+    script.refuse, script.now = None, [thing("r-1")]
+    until(mirror, {"r-1"})
+    assert mirror.seen().error is None
+
+
+def test_a_ring_wakes_who_waits(mirror: Mirror) -> None:
+    mirror.open()
+    number = mirror.ready(10).number
+    threading.Timer(0.1, mirror.ring).start()
+    assert mirror.wait(number, 10).number > number
