@@ -10,6 +10,8 @@ from tests.e2e.project import CONFIG, SCORECARD, TARGET, TEACHER, make_project
 from tests.rig.fault_proxy import proxied
 from tests.rig.s3 import S3Server, s3_server
 
+pytestmark = pytest.mark.folder  # has buckets of its own
+
 __all__ = ["s3_server"]
 
 

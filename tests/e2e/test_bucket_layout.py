@@ -15,6 +15,8 @@ from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
 from tests.rig.tools import hand_tools
 
+pytestmark = pytest.mark.folder  # has a bucket of its own
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bucket-layout.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
 

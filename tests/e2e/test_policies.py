@@ -34,6 +34,8 @@ from tests.rig.policies import (
 from tests.rig.s3 import S3Server, client_of
 from tests.rig.stage_specs import spec_of
 
+pytestmark = pytest.mark.folder  # has a server of its own
+
 BUCKET, PREFIX, NAME = "distillery", "team", "student"
 URL = f"s3://{BUCKET}/{PREFIX}"
 #: What versitygw 1.8.0 has no word for.

@@ -18,6 +18,8 @@ from tests.rig.policies import ARN, credentials, serving_users
 from tests.rig.s3 import S3Server, client_of
 from tests.rig.tools import hand_tools
 
+pytestmark = pytest.mark.folder  # has buckets of its own
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "recovery.md"
 COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
 WELL = "everything that was checked is what was written\n"

@@ -114,7 +114,7 @@ def serving(
         versions.mkdir(parents=True, exist_ok=True)
         aside += ["--versioning-dir", str(versions)]
     listen = ["--port", f"{host}:{port}", "--quiet", "--keep-alive"]
-    command = [*inside, str(program), *listen, *options]
+    command = [*_tied(), *inside, str(program), *listen, *options]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "posix", *aside, str(root)],
@@ -149,6 +149,12 @@ def s3_server() -> Iterator[S3Server]:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tied() -> list[str]:
+    """What to put before a command that is to end with the thread that started it, were that killed."""
+    setpriv = shutil.which("setpriv")  # util-linux
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def _free_port() -> int:
