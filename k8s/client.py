@@ -4,12 +4,15 @@
 2. Each call is one attempt. What was not answered raises ClusterUnavailableError, and asking again is safe: a Job is
    created or found under its name, and deleted under its uid.
 3. The client's own repetitions are off: a DELETE that it repeats finds its own 404.
-4. The credentials are read again when they change, as a service account's token does.
+4. Credentials that are not taken are read again and tried once more: a token expires, and a kubeconfig or a service
+   account's file has the next one. A server that refuses what it granted before, as one does that is just starting,
+   is away.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +42,9 @@ _PAGE: Final = 500
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 #: Asked for too much, or of a server that is about to end or to start.
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Whom an authorizer refuses it names; quota and policy name what is wrong.
+_UNAUTHORIZED: Final = b"forbidden: User "
+_REFUSED_NOW: Final = "the API server refuses the credentials that it took before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,9 @@ class Client:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self._api, self.namespace = api, namespace
+        self._renewing = threading.Lock()
+        #: What was done before: method and path.
+        self._granted: set[tuple[str, str]] = set()
 
     @classmethod
     def connect(cls, namespace: str | None = None) -> Client:
@@ -89,20 +98,8 @@ class Client:
 
         ``namespace``: None is the context's own. Raises ClusterRefusedError where nothing leads to a cluster.
         """
-        # Here: it takes seconds, and most commands do without.
-        import urllib3
-        from kubernetes import client, config
-
-        settings = client.Configuration()
-        try:
-            own = _load(config, settings)
-        except (config.ConfigException, OSError, ValueError) as exc:
-            said = " ".join(str(exc).split())
-            raise ClusterRefusedError(f"no cluster: {said}; KUBECONFIG names none either") from exc
-        settings.retries = urllib3.Retry(0, redirect=0)
-        settings.keep_alive = True
-        settings.connection_pool_maxsize = 16
-        return cls(client.ApiClient(settings), namespace or own or "default")
+        api, own = _connected()
+        return cls(api, namespace or own or "default")
 
     # --- Jobs ---
 
@@ -221,12 +218,48 @@ class Client:
         body: Object | None,
         seconds: float,
     ) -> Any:
-        """The response, its body unread."""
+        """The response, its body unread; credentials that are not taken any more are renewed."""
+        api = self._api
+        response = self._called(api, method, path, query, body, seconds)
+        if response.status == 401:
+            response.close()
+            response = self._called(self._renewed(api), method, path, query, body, seconds)
+        if 200 <= response.status < 300:
+            self._granted.add((method, path))
+        elif response.status == 401 and self._granted:
+            response.close()
+            raise ClusterUnavailableError(_REFUSED_NOW)
+        elif response.status == 403 and (method, path) in self._granted:
+            with _passing("the API server"):
+                if _UNAUTHORIZED in response.data:
+                    raise ClusterUnavailableError(_REFUSED_NOW)
+        return response
+
+    def _renewed(self, old: Any) -> Any:
+        """The package's client with what the credentials are by now; ``old`` is the one that was refused."""
+        with self._renewing:
+            if self._api is old:
+                try:
+                    self._api, _ = _connected()
+                except ClusterRefusedError as exc:
+                    # A file that is being written, or is gone for a moment.
+                    raise ClusterUnavailableError(str(exc)) from exc
+            return self._api
+
+    def _called(
+        self,
+        api: Any,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Object | None,
+        seconds: float,
+    ) -> Any:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         with _passing("the API server"):
-            asked = self._api.param_serialize(
+            asked = api.param_serialize(
                 method,
                 path,
                 query_params=list((query or {}).items()),
@@ -234,8 +267,26 @@ class Client:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = self._api.call_api(*asked, _request_timeout=(_CONNECT_SECONDS, seconds))
+            answer = api.call_api(*asked, _request_timeout=(_CONNECT_SECONDS, seconds))
         return answer.response
+
+
+def _connected() -> tuple[Any, str | None]:
+    """The package's client as the credentials are now, and the context's namespace. Raises ClusterRefusedError."""
+    # Here: it takes seconds, and most commands do without.
+    import urllib3
+    from kubernetes import client, config
+
+    settings = client.Configuration()
+    try:
+        own = _load(config, settings)
+    except Exception as exc:  # a file that is being written fails in any way
+        said = " ".join(str(exc).split())
+        raise ClusterRefusedError(f"no cluster: {said}; KUBECONFIG names none either") from exc
+    settings.retries = urllib3.Retry(0, redirect=0)
+    settings.keep_alive = True
+    settings.connection_pool_maxsize = 16
+    return client.ApiClient(settings), own
 
 
 def _load(config: Any, settings: Any) -> str | None:
@@ -266,6 +317,7 @@ def _passing(who: str) -> Iterator[None]:
     """What the client raises, as ours. Its words name no address or credential twice."""
     import urllib3
     from kubernetes.client.exceptions import ApiException
+    from kubernetes.config import ConfigException
 
     try:
         yield
@@ -276,8 +328,8 @@ def _passing(who: str) -> Iterator[None]:
         if exc.status:
             raise ClusterRefusedError(f"{who}: {_short(exc.reason)}", exc.status) from exc
         raise ClusterUnavailableError(f"{who} does not answer: {_short(exc.reason)}") from exc
-    except (OSError, ValueError, AttributeError) as exc:
-        # A stream that another thread closed fails in any of these ways.
+    except (OSError, ValueError, AttributeError, ConfigException) as exc:
+        # A stream that another thread closed fails in any of these ways; a token's file may be unreadable.
         raise ClusterUnavailableError(f"{who} does not answer: {_short(exc)}") from exc
 
 

@@ -25,7 +25,7 @@ Object = dict[str, Any]
 Objects = Mapping[str, Object]
 
 _FIRST_PAUSE_SECONDS: Final = 0.2
-_LONGEST_PAUSE_SECONDS: Final = 15.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
 KINDS: Final[tuple[Kind, ...]] = ("jobs", "pods", "events")
 
 

@@ -57,10 +57,11 @@ def outlasted(
     is_passing: Callable[[BaseException], bool],
     before_wait: Callable[[BaseException], None],
     sleep: Callable[[float], None] = clock.sleep,
+    longest_seconds: float = _LONGEST_WAIT_SECONDS,
 ) -> T:
     """What ``step`` returns, tried again for ``seconds`` while what it raises ``is_passing``.
 
-    For a store that is away for minutes; waits up to half a minute between. ``before_wait`` hears of each
+    For a store that is away for minutes; waits up to ``longest_seconds`` between. ``before_wait`` hears of each
     error and may raise to end it. Raises the last error.
     """
     try:
@@ -80,7 +81,7 @@ def outlasted(
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_passing),
         stop=tenacity.stop_before_delay(seconds),
-        wait=tenacity.wait_exponential(multiplier=2, max=_LONGEST_WAIT_SECONDS)
+        wait=tenacity.wait_exponential(multiplier=2, max=longest_seconds)
         + tenacity.wait_random(0, 1),
         sleep=sleep,
         before_sleep=told,

@@ -8,7 +8,7 @@ Rules:
    second launcher, a job that checked the tags, this process stopped for an hour), nothing is said and
    the run is looked at again.
 4. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
-5. A bucket that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
+5. A bucket or cluster that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
 6. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
    supervisor finishes by itself.
 """
@@ -26,7 +26,15 @@ from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
-from launcher.executors.port import Executor, Observation, Pod, Running, StageResult, StageSpec
+from launcher.executors.port import (
+    AwayError,
+    Executor,
+    Observation,
+    Pod,
+    Running,
+    StageResult,
+    StageSpec,
+)
 from launcher.followers import TargetBehindError
 from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
@@ -46,6 +54,8 @@ __all__ = ["Progress", "RunOutcome", "Runner", "exit_code_of"]
 T = TypeVar("T")
 
 _WAIT_SECONDS = 1.0
+#: The longest wait before what was away is asked again.
+_AGAIN_SECONDS = 5.0
 _BEGUN = ("submitted", "running")
 _SETTLED = ("succeeded", "failed", "skipped", "reused")
 
@@ -76,11 +86,6 @@ def exit_code_of(state: RunState) -> int:
     if isinstance(state.end, e.RunFailed):
         return state.end.exit_code if state.end.exit_code else 70
     return 130 if isinstance(state.end, e.RunCancelled) else 70
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Whether it may be over when the same is tried again; a target file that cannot be written is not."""
-    return isinstance(error, UnavailableError) and not isinstance(error, TargetBehindError)
 
 
 def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
@@ -174,17 +179,17 @@ class Runner:
         return e.RunCancelled(stage=at.plan.name if at else None, reason=reason)
 
     def _outlast(self, step: Callable[[], T]) -> T:
-        """Do what is safe to do again until the store answers; a stage that runs meanwhile goes on by itself."""
-        away = False
+        """Do what is safe to do again until store and cluster answer; a stage that runs meanwhile goes on by itself."""
+        away = ""
+        patience = self.ws.settings.patience_seconds
 
         def tell(error: BaseException) -> None:
             nonlocal away
             if self._interrupts.asked:
                 raise KeyboardInterrupt
             if not away:
-                patience = f"{self.ws.settings.outlast_seconds:g} s"
-                self.progress.note(f"{error}; trying again for up to {patience}")
-            away = True
+                self.progress.note(f"{error}; trying again for up to {patience:g} s")
+            away = "cluster" if isinstance(error, AwayError) else "store"
 
         def attempt() -> T:
             with translated():
@@ -192,14 +197,26 @@ class Runner:
 
         done = outlasted(
             attempt,
-            seconds=self.ws.settings.outlast_seconds,
-            is_passing=_is_passing,
+            seconds=patience,
+            is_passing=self._is_passing,
             before_wait=tell,
             sleep=lambda seconds: self._interrupts.wait(lambda: clock.sleep(seconds)),
+            longest_seconds=_AGAIN_SECONDS,
         )
         if away:
-            self.progress.note("the store answers again")
+            self.progress.note(f"the {away} answers again")
         return done
+
+    def _is_passing(self, error: BaseException) -> bool:
+        """Whether it may be over when the same is tried again; a folder, or a target file, that fails is not."""
+        if isinstance(error, AwayError):
+            return True
+        store = self.ws.settings.outlast_seconds > 0
+        return (
+            store
+            and isinstance(error, UnavailableError)
+            and not isinstance(error, TargetBehindError)
+        )
 
     # --- one step ---
 

@@ -41,6 +41,7 @@ from launcher import clock
 from launcher.agent.protocol import AttemptPaths, StageSpec
 from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
 from launcher.executors.port import (
+    AwayError,
     Ended,
     Lost,
     NotStarted,
@@ -404,7 +405,7 @@ def _translated() -> Iterator[None]:
 def _ours(error: K8sError) -> LauncherError:
     match error:
         case ClusterUnavailableError():
-            return UnavailableError(str(error))
+            return AwayError(str(error))
         case JobTakenError():
             return ConflictError(
                 str(error), "another project with this run id? submit with --run-id"

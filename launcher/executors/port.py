@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from launcher.agent.protocol import StageSpec
-from launcher.errors import IntegrityError
+from launcher.errors import IntegrityError, UnavailableError
 from ledger.events import Cause, Handle
 
 __all__ = [
+    "AwayError",
     "Elsewhere",
     "Ended",
     "Executor",
@@ -31,6 +32,10 @@ __all__ = [
     "StageResult",
     "StageSpec",
 ]
+
+
+class AwayError(UnavailableError):
+    """What runs the attempts does not answer; those that were started go on by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
