@@ -8,6 +8,7 @@ there is none of, it is skipped and says so:
 
 - TEST_CLUSTER_IMAGE: an image with bash and coreutils, for stages (default: BASH and DEBIAN of ours);
 - TEST_CLUSTER_AGENT_IMAGE: this project's own image;
+- TEST_CLUSTER_MINIGRID_IMAGE: examples/minigrid/Dockerfile's, for the demo;
 - TEST_CLUSTER_S3: an s3:// URL that pods and this machine reach, with the AWS_* variables that lead there.
 
 Tests of a cluster are marked with ``on_cluster``: they run one after the other, and have the time for a first start.
@@ -36,6 +37,7 @@ from tests.rig.cluster.daemons import AUDIT, SOCKET
 from tests.rig.cluster.joining import joined
 from tests.rig.cluster.keeper import CONTROL, GPU
 from tests.rig.cluster.machine import OUTSIDE
+from tests.rig.cluster.minigrid_image import minigrid_archive
 from tests.rig.cluster.programs import given, kubernetes
 from tests.rig.s3 import S3Server
 from tests.rig.tools import skip
@@ -145,6 +147,14 @@ class Cluster:
         if not self.own:
             return self._given("TEST_CLUSTER_AGENT_IMAGE")
         name, make = agent_archive()
+        return self._imported(name, make)
+
+    @property
+    def minigrid_image(self) -> str:
+        """What the demo's stages run in."""
+        if not self.own:
+            return self._given("TEST_CLUSTER_MINIGRID_IMAGE")
+        name, make = minigrid_archive()
         return self._imported(name, make)
 
     def stop(self, name: str, how: str = "stop") -> None:

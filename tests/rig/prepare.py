@@ -12,11 +12,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.rig.cluster.agent_image import agent_archive
 from tests.rig.cluster.images import debian_archive
+from tests.rig.cluster.minigrid_image import minigrid_archive
 from tests.rig.cluster.programs import given, programs
 from tests.rig.s3 import s3_program
 
@@ -24,8 +26,13 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Each part once, said with what it took; 5 where CI cannot have one."""
-    for what, make in _parts():
+    """Each part once, said with what it took; 5 where CI cannot have one, or the cluster asked for is not there."""
+    try:
+        path = given()
+    except pytest.fail.Exception as exc:
+        print(exc, file=sys.stderr)
+        return 5
+    for what, make in _parts(path):
         began = time.monotonic()
         try:
             make()
@@ -39,15 +46,16 @@ def main() -> int:
     return 0
 
 
-def _parts() -> Iterator[tuple[str, Callable[[], object]]]:
+def _parts(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each stands on those before it."""
     yield "the tests' S3 server", s3_program
-    if path := given():
+    if path is not None:
         print(f"the tests of a cluster use the one of {path}, each in a namespace of its own")
         return
     yield "the cluster's programs", programs
     yield "the base image", debian_archive
     yield "this project's image", agent_archive()[1]
+    yield "the demo's image", minigrid_archive()[1]
 
 
 if __name__ == "__main__":

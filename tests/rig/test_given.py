@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.cluster import prepare
+from tests.rig import prepare
 from tests.rig.cluster.programs import given
 
 _ROOT = Path(__file__).parents[2]

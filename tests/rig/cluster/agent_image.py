@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.rig.cluster.images import DEBIAN, cached, debian_archive
 from tests.rig.tools import cache, skip
 
-__all__ = ["agent_archive"]
+__all__ = ["agent_archive", "built"]
 
 _ROOT = Path(__file__).parents[3]
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -33,7 +33,7 @@ _KEPT, _MANY = 3, 8
 def agent_archive() -> tuple[str, Callable[[], Path]]:
     """The image's name, which tells the files that it is made of, and what has its archive ready."""
     name = f"rig.local/distill-ledger:{_digest()[:12]}"
-    return name, lambda: cached(name, lambda target: _build(name, target))
+    return name, lambda: cached(name, lambda target: built(name, target))
 
 
 def _digest() -> str:
@@ -47,7 +47,8 @@ def _digest() -> str:
     return whole.hexdigest()
 
 
-def _build(name: str, target: Path) -> None:
+def built(name: str, target: Path, *options: str) -> None:
+    """Write the archive of the image ``name``, of this checkout, by its Dockerfile or by that of ``options``."""
     storage = cache() / "buildah"
     # Layers that a change of the code leaves as they are stay in the cache between builds.
     with tempfile.TemporaryDirectory(prefix="distill-ledger-buildah-") as run:
@@ -67,6 +68,7 @@ def _build(name: str, target: Path) -> None:
                 *("build", "--quiet", "--layers", "--isolation", "chroot", "--pull-never"),
                 *("--build-arg", f"BASE={DEBIAN}", "--build-arg", f"PIP_CERT={_AUTHORITIES}"),
                 *("--volume", f"{_AUTHORITIES}:{_AUTHORITIES}:ro"),
+                *options,
                 *("--tag", name, str(_ROOT)),
             ]
         )
