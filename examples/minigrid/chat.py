@@ -113,9 +113,10 @@ class ChatEndpoint:
         connection = kind(self._host, self._port, timeout=self.timeout_seconds)
         try:
             connection.request("POST", self._path, body, self._headers)
-            response = connection.getresponse()
-            _check_status(response)
-            return _read(response, connection, deadline)
+            # Closed here: one whose server ends the connection is no longer the connection's to close.
+            with connection.getresponse() as response:
+                _check_status(response)
+                return _read(response, connection, deadline)
         except TimeoutError as exc:
             raise _TryAgainError("timeout") from exc
         except (OSError, http.client.HTTPException) as exc:
