@@ -313,12 +313,10 @@ def named_blobs(record: e.Recorded[Any]) -> Iterator[Named]:
     data, of = record.data, record.stream.partition("/")[2]
     match data:
         case e.RunRequested():
-            yield Named(data.config.digest, None, f"the config of run {of}")
-            for given in data.given:
-                if given.stored:
-                    yield Named(given.digest, given.size_bytes, f"{given.path}, given to run {of}")
-            if data.provenance.code_digest:
-                yield Named(data.provenance.code_digest, None, f"the code of run {of}")
+            yield from _requested(data, f"run {of}")
+        case e.StageSubmitted() if data.handle.task_digest:
+            what = f"the task of {data.stage} attempt {data.attempt} of run {of}"
+            yield Named(data.handle.task_digest, None, what)
         case e.StageSucceeded() | e.StageFailed():
             what = f"{data.stage} attempt {data.attempt} of run {of}"
             if isinstance(data, e.StageSucceeded):
@@ -335,6 +333,17 @@ def named_blobs(record: e.Recorded[Any]) -> Iterator[Named]:
         case e.PromotionConfirmed() if data.generation.digest:
             body = data.generation
             yield Named(data.generation.digest, body.size_bytes, f"{body.name} g{body.generation}")
+
+
+def _requested(data: e.RunRequested, run: str) -> Iterator[Named]:
+    yield Named(data.config.digest, None, f"the config of {run}")
+    for given in data.given:
+        if given.stored:
+            yield Named(given.digest, given.size_bytes, f"{given.path}, given to {run}")
+    if data.provenance.code_digest:
+        yield Named(data.provenance.code_digest, None, f"the code of {run}")
+    if data.provenance.profile_digest:
+        yield Named(data.provenance.profile_digest, None, f"the profile of {run}")
 
 
 def _named_plan(record: e.Recorded[Any]) -> Iterator[Named]:

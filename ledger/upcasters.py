@@ -15,8 +15,16 @@ __all__ = ["UPCASTERS", "upcast"]
 Data = dict[str, Any]
 Upcaster = Callable[[Data], Data]
 
-#: (type, schema) -> the function that takes its data to schema + 1. Every type is at schema 1 today.
-UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = MappingProxyType({})
+
+def _without_task(data: Data) -> Data:
+    """Its handle named no task."""
+    return {**data, "handle": {**data["handle"], "task_digest": None}}
+
+
+#: (type, schema) -> the function that takes its data to schema + 1.
+UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = MappingProxyType(
+    {("StageSubmitted", 1): _without_task}
+)
 
 
 def upcast(

@@ -154,7 +154,7 @@ class KubernetesExecutor:
         """See the port."""
         assert isinstance(spec, PodSpec)
         if self._of(spec.run_id, spec.stage, spec.attempt).is_closed():
-            return Handle(job_name=names.job_name(spec.job.attempt))
+            return Handle(job_name=names.job_name(spec.job.attempt), task_digest=spec.task)
         made, client = spec.manifest(self.profile), self._cluster()
         self._mirror(spec.run_id)  # listed before there is anything to miss
         return self._handle(_asked(lambda: client.create_or_adopt_job(made, spec.job.attempt)))
@@ -353,6 +353,7 @@ class KubernetesExecutor:
             namespace=about.get("namespace") or self._cluster().namespace,
             job_name=about["name"],
             job_uid=about["uid"],
+            task_digest=(about.get("annotations") or {}).get(names.TASK_DIGEST),
         )
 
     def _delete(self, client: Client, job: Object) -> None:

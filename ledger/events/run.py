@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -93,7 +93,8 @@ class Provenance(Frozen):
 class Handle(Frozen):
     """What a stage attempt runs as. A local one: machine id, pid, start time (epoch seconds), boot id.
 
-    A Job: namespace, name, uid. The pid is for signals only, never for identity.
+    A Job: namespace, name, uid, and the digest of the stored task that its pods are given. The pid is for signals
+    only, never for identity.
     """
 
     machine_id: str | None = None
@@ -103,6 +104,7 @@ class Handle(Frozen):
     namespace: str | None = None
     job_name: str | None = None
     job_uid: str | None = None
+    task_digest: str | None = None
 
 
 class StageSeconds(Frozen):
@@ -154,6 +156,9 @@ class StageIntended(EventData):
 
 
 class StageSubmitted(EventData):
+    """Schema 2: its handle names the task."""
+
+    schema_version: ClassVar[int] = 2
     type: Literal["StageSubmitted"] = "StageSubmitted"
     stage: StageName
     attempt: int = Field(ge=1)

@@ -14,6 +14,7 @@ from ledger.canonical import canonical_json, parse_json
 from ledger.identity import identify
 from ledger.stores.memory import MemoryEventStore
 from ledger.stores.port import NewEvent, StoredEvent, TreeHead
+from tests.golden.ledgers import make_schema2
 from tests.golden.ledgers.make_schema1 import tell
 from tests.ledger.samples import NOW, StageAbandoned, requested
 
@@ -187,6 +188,12 @@ def test_what_is_not_stored_is_not_looked_for(golden: MemoryEventStore) -> None:
     assert any("preplan.pt" in n.what for n in named)
     assert not any("roms" in n.what for n in named)  # INPUTS_PRIVATE: digested, never kept
     assert sum(n.manifest for n in named) > 3
+
+
+def test_what_a_job_was_given_is_looked_for() -> None:
+    said = [n.what for record in make_schema2.tell().read_all() for n in named_blobs(record)]
+    run = "of run 20260301T020000Z-7f34"
+    assert {f"the task of retrain attempt 1 {run}", f"the profile {run}"} <= set(said)
 
 
 def test_a_store_whose_streams_are_not_those_of_its_events() -> None:

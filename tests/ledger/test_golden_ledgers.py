@@ -12,6 +12,7 @@ from ledger import decider, pointers, records
 from ledger.canonical import canonical_json, parse_json
 from ledger.events import EVENT_TYPES, NewerEvent
 from ledger.stores.memory import MemoryEventStore
+from tests.golden.ledgers.make_schema1 import digest as _digest
 
 FOLDER = Path(__file__).parents[1] / "golden" / "ledgers"
 LEDGERS = sorted(FOLDER.glob("*.jsonl"))
@@ -19,6 +20,7 @@ LEDGERS = sorted(FOLDER.glob("*.jsonl"))
 ROOTS = {
     "schema1": "45284b632c55c2f220a276f01f46e56e0f905d73c098ff0e18783b48d5c1c755",
     "schema1_folders": "1fb07b69d52644071ce4b2443c15c84fe74d0161efbf67e368d1c21217164890",
+    "schema2": "f2afbf03f40a743130715df0746aa1c6f2173b611fddc95ec9c19df49d964d29",
 }
 #: The types that schema 1 got after its first ledger was kept: that one has all others, the second has these.
 LATER = {"RunFolderRetired", "RunFolderRestored"}
@@ -75,6 +77,13 @@ def test_the_folders_of_runs_go_and_come_back_each_after_the_one_before() -> Non
     assert [decider.fold(s, store.read_stream(s)).status for s in store.streams("run/")] == [
         "succeeded"
     ]
+
+
+def test_what_was_submitted_names_its_task_from_schema_2_on() -> None:
+    for stem, tasks in (("schema1", {None}), ("schema2", {_digest("task")})):
+        said = [r for r in _loaded(stem).read_all() if r.type == "StageSubmitted"]
+        assert {r.schema for r in said} == {1 if stem == "schema1" else 2}
+        assert {r.data.handle.task_digest for r in said} == tasks
 
 
 @pytest.mark.parametrize("stem", ROOTS)
