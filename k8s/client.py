@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from k8s.errors import ClusterRefusedError, ClusterUnavailableError, ExpiredError, JobTakenError
+from k8s.errors import (
+    ClusterRefusedError,
+    ClusterUnavailableError,
+    CredentialsError,
+    ExpiredError,
+    JobTakenError,
+)
 from k8s.names import Attempt, difference
 
 __all__ = ["Client", "Kind", "Listed", "Stream"]
@@ -228,11 +234,11 @@ class Client:
             self._granted.add((method, path))
         elif response.status == 401 and self._granted:
             response.close()
-            raise ClusterUnavailableError(_REFUSED_NOW)
+            raise CredentialsError(_REFUSED_NOW)
         elif response.status == 403 and (method, path) in self._granted:
             with _passing("the API server"):
                 if _UNAUTHORIZED in response.data:
-                    raise ClusterUnavailableError(_REFUSED_NOW)
+                    raise CredentialsError(_REFUSED_NOW)
         return response
 
     def _renewed(self, old: Any) -> Any:
@@ -243,7 +249,7 @@ class Client:
                     self._api, _ = _connected()
                 except ClusterRefusedError as exc:
                     # A file that is being written, or is gone for a moment.
-                    raise ClusterUnavailableError(str(exc)) from exc
+                    raise CredentialsError(str(exc)) from exc
             return self._api
 
     def _called(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 __all__ = [
     "ClusterRefusedError",
     "ClusterUnavailableError",
+    "CredentialsError",
     "ExpiredError",
     "JobTakenError",
     "K8sError",
@@ -51,6 +52,10 @@ class ProfileError(K8sError):
 
 class ClusterUnavailableError(K8sError):
     """The API server did not answer, or not now; whether what was asked was done is not known. Ask again."""
+
+
+class CredentialsError(ClusterUnavailableError):
+    """The API server refuses what it granted before: a token has expired, or it has just started itself. Ask again."""
 
 
 class ClusterRefusedError(K8sError):

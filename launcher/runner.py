@@ -180,16 +180,19 @@ class Runner:
 
     def _outlast(self, step: Callable[[], T]) -> T:
         """Do what is safe to do again until store and cluster answer; a stage that runs meanwhile goes on by itself."""
-        away = ""
+        away, said = "", set[type]()
         patience = self.ws.settings.patience_seconds
 
         def tell(error: BaseException) -> None:
             nonlocal away
             if self._interrupts.asked:
                 raise KeyboardInterrupt
-            if not away:
+            cluster = isinstance(error, AwayError)
+            kind = type(error) if cluster else UnavailableError
+            if kind not in said:
                 self.progress.note(f"{error}; trying again for up to {patience:g} s")
-            away = "cluster" if isinstance(error, AwayError) else "store"
+            said.add(kind)
+            away = "cluster" if cluster else "store"
 
         def attempt() -> T:
             with translated():

@@ -26,6 +26,7 @@ from k8s.containers import COLLECT, COMMAND, StageJob
 from k8s.errors import (
     ClusterRefusedError,
     ClusterUnavailableError,
+    CredentialsError,
     JobTakenError,
     K8sError,
     ProfileError,
@@ -42,6 +43,7 @@ from launcher.agent.protocol import AttemptPaths, StageSpec
 from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
 from launcher.executors.port import (
     AwayError,
+    AwayRefusedError,
     Ended,
     Lost,
     NotStarted,
@@ -405,6 +407,8 @@ def _translated() -> Iterator[None]:
 
 def _ours(error: K8sError) -> LauncherError:
     match error:
+        case CredentialsError():
+            return AwayRefusedError(str(error))
         case ClusterUnavailableError():
             return AwayError(str(error))
         case JobTakenError():

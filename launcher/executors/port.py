@@ -19,6 +19,7 @@ from ledger.events import Cause, Handle
 
 __all__ = [
     "AwayError",
+    "AwayRefusedError",
     "Elsewhere",
     "Ended",
     "Executor",
@@ -36,6 +37,10 @@ __all__ = [
 
 class AwayError(UnavailableError):
     """What runs the attempts does not answer; those that were started go on by themselves."""
+
+
+class AwayRefusedError(AwayError):
+    """… or refuses for now what it granted before."""
 
 
 @dataclass(frozen=True, slots=True)
