@@ -48,7 +48,7 @@ cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say ho
 	@$(BIN)/python -m tests.rig.cluster
 
 test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
-	$(BIN)/python -m pytest -n 0 tests/rig tests/k8s tests/launcher/executors/test_kubernetes.py
+	$(BIN)/python -m pytest -n 0 -m cluster $(TESTS)
 
 test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)

@@ -48,7 +48,11 @@ __all__ = ["GPU", "OUTSIDE", "Cluster", "cluster", "on_cluster", "using"]
 _FIRST_SECONDS = 1800
 _WAIT_SECONDS = 60
 
-on_cluster = [pytest.mark.xdist_group("cluster"), pytest.mark.timeout(_FIRST_SECONDS)]
+on_cluster = [
+    pytest.mark.cluster,
+    pytest.mark.xdist_group("cluster"),
+    pytest.mark.timeout(_FIRST_SECONDS),
+]
 
 T = TypeVar("T")
 
