@@ -90,22 +90,24 @@ class Stream:
 
 
 class Client:
-    """One namespace of one cluster."""
+    """One namespace of one cluster. ``answer_seconds``: how long it may take to begin an answer."""
 
-    def __init__(self, api: Any, namespace: str) -> None:
-        self._api, self.namespace = api, namespace
+    def __init__(self, api: Any, namespace: str, answer_seconds: float = _ANSWER_SECONDS) -> None:
+        self._api, self.namespace, self._answer_seconds = api, namespace, answer_seconds
         self._renewing = threading.Lock()
         #: What was done before: method and path.
         self._granted: set[tuple[str, str]] = set()
 
     @classmethod
-    def connect(cls, namespace: str | None = None) -> Client:
+    def connect(
+        cls, namespace: str | None = None, *, answer_seconds: float = _ANSWER_SECONDS
+    ) -> Client:
         """As KUBECONFIG says, or ~/.kube/config, or, in a pod, its service account. Asks nothing yet.
 
         ``namespace``: None is the context's own. Raises ClusterRefusedError where nothing leads to a cluster.
         """
         api, own = _connected()
-        return cls(api, namespace or own or "default")
+        return cls(api, namespace or own or "default", answer_seconds)
 
     # --- Jobs ---
 
@@ -144,10 +146,11 @@ class Client:
 
     # --- what is there ---
 
-    def listed(self, kind: Kind, selector: str = "") -> Listed:
-        """All objects of a kind with these labels, newest state, however many there are."""
+    def listed(self, kind: Kind, selector: str = "", *, fields: str = "") -> Listed:
+        """All objects of a kind with these labels and fields, newest state, however many there are."""
         items: list[Object] = []
-        query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
+        chosen = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(_PAGE), **{key: value for key, value in chosen.items() if value}}
         while True:
             status, said = self._ask("GET", self._path(kind), query=query)
             if status == 410 and "continue" in query:
@@ -190,7 +193,7 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
     ) -> tuple[int, Object]:
-        response = self._call(method, path, query, body, _ANSWER_SECONDS)
+        response = self._call(method, path, query, body, self._answer_seconds)
         with _passing("the API server"):
             data = response.data
         try:
@@ -273,7 +276,8 @@ class Client:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = api.call_api(*asked, _request_timeout=(_CONNECT_SECONDS, seconds))
+            timeout = (min(_CONNECT_SECONDS, self._answer_seconds), seconds)
+            answer = api.call_api(*asked, _request_timeout=timeout)
         return answer.response
 
 

@@ -74,9 +74,9 @@ State = Literal[
 class Outcome:
     """What a Job is doing, or what became of it.
 
-    ``message`` in words, for a person, may be empty; ``since`` is RFC 3339, as the API says it, None where it does
-    not. ``exit_code`` is the command's own. ``gone``: nothing of the attempt runs, nor will by itself. ``disruptions``
-    are the pods of ``pods`` that were taken away, in words, oldest first.
+    ``message`` in words, for a person: empty only where nothing is waited for. ``since`` is RFC 3339, as the API
+    says it, None where it does not. ``exit_code`` is the command's own. ``gone``: nothing of the attempt runs, nor
+    will by itself. ``disruptions`` are the pods of ``pods`` that were taken away, in words, oldest first.
     """
 
     state: State
@@ -118,7 +118,8 @@ def _of_job(
     status = job.get("status") or {}
     gone = not left and not status.get("terminating")
     if end := _condition(job, "Complete") or _condition(job, "SuccessCriteriaMet"):
-        return Outcome("completed", since=end.get("lastTransitionTime"), gone=gone)
+        words = "" if gone else "its pod has done its work and is ending"
+        return Outcome("completed", words, end.get("lastTransitionTime"), gone=gone)
     if end := _condition(job, "Failed") or _condition(job, "FailureTarget"):
         final = _condition(job, "Failed") is not None
         return _failed(job, end, pods, command, gone=gone and final)

@@ -92,7 +92,7 @@ def alive(pod: Object, events: Sequence[Object], command: str) -> Waiting:
     if kind == "running":
         return Waiting("running", crashing(pod, command) or "", said.get("startedAt"))
     if kind == "terminated":
-        return Waiting("collecting", since=said.get("finishedAt"))
+        return Waiting("collecting", "its outputs are being stored", said.get("finishedAt"))
     since, own = scheduled.get("lastTransitionTime"), about(pod, events)
     for status in statuses(pod):
         if found := _held_up(pod, status, own, since):
@@ -197,7 +197,7 @@ _TROUBLE: Final = (
 
 def _starting(pod: Object, events: Sequence[Object], since: str | None) -> Waiting:
     if container_state(pod, FETCH)[0] == "running":
-        return Waiting("fetching", since=since)
+        return Waiting("fetching", "its code and inputs are being fetched", since)
     if image := _being_pulled(events):
         return Waiting("pulling", f"the image {image} is being pulled", since)
     for one in statuses(pod):
@@ -206,7 +206,7 @@ def _starting(pod: Object, events: Sequence[Object], since: str | None) -> Waiti
     trouble = [one for one in events if one["reason"] in _TROUBLE]
     if trouble:
         return Waiting("stuck", trouble[-1]["message"].strip(), since, "unschedulable")
-    return Waiting("starting", since=since)
+    return Waiting("starting", "its containers are being started", since)
 
 
 _PULL: Final = re.compile(r'(Pulling|Successfully pulled|Failed to pull) image "([^"]*)"')

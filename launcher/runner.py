@@ -64,7 +64,7 @@ class Progress(Protocol):
     """What a screen is told while a run goes on."""
 
     def stage_began(self, state: RunState, stage: StageState, log: Path) -> None: ...
-    def stage_waits(self, state: RunState, stage: StageState, log: Path) -> None: ...
+    def stage_waits(self, state: RunState, stage: StageState, log: Path, seen: Running) -> None: ...
     def stage_ended(self, state: RunState, stage: StageState, log: Path) -> None: ...
     def note(self, text: str) -> None: ...
 
@@ -309,7 +309,7 @@ class Runner:
         ):
             if started := _started(state.stages[stage], seen.pods):
                 return self._record(state, *started)
-            self.progress.stage_waits(state, state.stages[stage], log)
+            self.progress.stage_waits(state, state.stages[stage], log, seen)
             if time.monotonic() - began >= self._look_seconds:
                 break
         return self.ws.journal.run(state.run_id)

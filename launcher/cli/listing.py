@@ -30,7 +30,12 @@ __all__ = ["list_command"]
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 #: Runs are in the order of their requests; a clock that was set back spoils their times by less than this.
 _CLOCK_SLACK: Final = timedelta(days=1)
-_STATE_COLOURS: Final = {"failed": "red", "running": "yellow", "left alone": "red"}
+_STATE_COLOURS: Final = {
+    "failed": "red",
+    "running": "yellow",
+    "waiting": "yellow",
+    "left alone": "red",
+}
 
 
 @click.command(

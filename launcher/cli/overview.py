@@ -13,7 +13,8 @@ from launcher.cli.next_steps import next_commands
 from launcher.cli.stages import stage_seconds
 from launcher.cli.status import state_line
 from launcher.cli.terminal import fact, facts, one_line
-from launcher.cli.view import View
+from launcher.cli.view import View, waits_in_cluster
+from launcher.cli.waits import look, waits_line
 from launcher.workspace import translated
 from ledger.decider import RunState
 
@@ -21,6 +22,9 @@ __all__ = ["overview"]
 
 #: So far back it looks for what failed or goes on.
 _LOOKED_AT: Final = 20
+#: So many runs are asked for in their clusters, each for at most so long.
+_ASKED_FOR: Final = 3
+_ASK_SECONDS: Final = 3.0
 
 
 def overview() -> None:
@@ -43,6 +47,10 @@ def _lines(view: View) -> list[str]:
     lines = live_lines(view, followers=True) or ["nothing is live yet"]
     for state in going:
         lines += fact("now", f"{state_line(view, state)}{_stage_now(state)}")
+    for state in [s for s in going if waits_in_cluster(s)][:_ASKED_FOR]:
+        found = look(view.ws, state, _ASK_SECONDS)
+        if found and found.waits_for:
+            lines += fact("waits", f"{found.stage}  {waits_line(found.waits_for, found.since)}")
     if newest.status not in ("open", "failed"):
         result = one_line(view.result(newest))
         lines += fact("last", "  ".join(filter(None, (state_line(view, newest), result))))

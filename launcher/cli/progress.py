@@ -1,13 +1,15 @@
 """What ``submit`` and ``resume`` show while a run goes on. On a terminal a living line; else one fact a line.
 
 1. A line for the run, one for each stage when it ends, and as the very last line, on success and failure
-   alike, ``stage=… cause=… exit_code=…``.
+   alike, ``stage=… cause=… exit_code=…``. What a stage waits for is on the living line; elsewhere it is a line
+   of its own, once for each thing that lasts for longer than a moment.
 2. A screen that goes away (a closed pipe, a full disk behind ``>``) ends nothing: the run goes on without it.
 """
 
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from launcher.cli.logfile import last_lines
 from launcher.cli.stages import remaining, stage_line, stage_seconds
 from launcher.cli.terminal import echo, facts, is_terminal, mark, one_line, paint
 from launcher.cli.view import View
+from launcher.cli.waits import waits_line
+from launcher.executors.port import Running
 from launcher.runner import RunOutcome
 from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "say_end"]
 
 _LOG_LINES = 10
+#: A pod passes through several states in its first second; only what lasts is worth a line.
+_LASTS_SECONDS = 2.0
 
 
 class Screen:
@@ -42,6 +48,8 @@ class Screen:
         self.ws, self.view = ws, View(ws)
         self._live: Live | None = None
         self._usual: dict[str, tuple[float, int] | None] = {}
+        #: What the stage waits for, since when this screen knows it (monotonic), and whether it was said.
+        self._waits = ("", 0.0, False)
 
     def __enter__(self) -> Screen:
         return self
@@ -86,11 +94,12 @@ class Screen:
             again = f"  attempt {stage.attempt}" if stage.attempt > 1 else ""
             echo(f"{stage.plan.name}  started{again}")
 
-    def stage_waits(self, state: RunState, stage: StageState, log: Path) -> None:
+    def stage_waits(self, state: RunState, stage: StageState, log: Path, seen: Running) -> None:
         if not is_terminal():
+            self._say_once(stage, seen)
             return
         try:
-            self._draw(self._living(state, stage, log))
+            self._draw(self._living(state, stage, log, seen))
         except OSError:
             self._live = None
 
@@ -105,12 +114,21 @@ class Screen:
         self._clear()
         echo(text, err=True)
 
+    def _say_once(self, stage: StageState, seen: Running) -> None:
+        words, since, said = self._waits
+        now = time.monotonic()
+        if seen.waits_for != words:
+            self._waits = (seen.waits_for, now, False)
+        elif words and not said and now - since >= _LASTS_SECONDS:
+            self._waits = (words, since, True)
+            echo(f"{stage.plan.name}  {waits_line(words, seen.since)}")
+
     # --- the living line ---
 
-    def _living(self, state: RunState, stage: StageState, log: Path) -> list[str]:
+    def _living(self, state: RunState, stage: StageState, log: Path, seen: Running) -> list[str]:
         spent = stage_seconds(stage) or 0.0
         again = f"  attempt {stage.attempt}" if stage.attempt > 1 else ""
-        left = self._left(state, stage, spent)
+        left = waits_line(seen.waits_for, seen.since) or self._left(state, stage, spent)
         left = self._storing(state, stage) or left
         first = f" {mark('running')} {stage.plan.name:<8} {duration(spent):>7}{again}  {left}"
         return [first, *(f"   {line}" for line in last_lines(log, 1))]

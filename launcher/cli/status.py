@@ -1,8 +1,8 @@
 """status: everything about one run; for a failed one why, and what differs since the last good one.
 
 ``--json`` prints the run's metadata document (see docs/reference.md), each stage with ``seconds`` and
-``outputs`` (files, size_bytes) besides, and: run_dir, attended, note, labels, actor, provenance, student, tags,
-result, failure (stage, attempt, cause, exit_code, message, log), since_last_good (run_id, changes), live, next.
+``outputs`` (files, size_bytes) besides, and: run_dir, attended, cluster, note, labels, actor, provenance, student,
+tags, result, failure (stage, attempt, cause, exit_code, message, log), since_last_good (run_id, changes), live, next.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from launcher.cli.next_steps import next_commands
 from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
 from launcher.cli.terminal import fact, facts, is_terminal, one_line, paint
 from launcher.cli.view import View, why
+from launcher.cli.waits import cluster_lines, look
 from launcher.errors import LauncherError, UsageError
 from launcher.refs import find_run
 from launcher.workspace import translated
@@ -111,7 +112,8 @@ def _under_way(view: View, state: RunState) -> list[str]:
     name = current.plan.name
     left = remaining(view.usual_seconds(state, name), stage_seconds(current) or 0.0)
     tail = tail_of_attempt(view.ws, state, name, current.attempt, 1)
-    return [*fact("left", left), *(paint(line, dim=True) for line in facts("log", tail))]
+    waits = cluster_lines(look(view.ws, state))
+    return [*waits, *fact("left", left), *(paint(line, dim=True) for line in facts("log", tail))]
 
 
 def _failure(view: View, state: RunState) -> list[str]:
@@ -195,12 +197,13 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         outputs = outputs_of(view.ws.store, stage)
         shown["seconds"] = stage_seconds(stage)
         shown["outputs"] = asdict(outputs) if outputs else None
-    student = state.student
+    student, cluster = state.student, look(view.ws, state)
     return {
         **document,
         "run_dir": str(view.ws.documents.run_dir(request)),
         "attended": view.attended(state),
         "machine": view.elsewhere(state),
+        "cluster": asdict(cluster) if cluster else None,
         "note": request.note,
         "labels": dict(sorted(request.labels.items())),
         "actor": state.actor,

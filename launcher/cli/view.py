@@ -30,7 +30,7 @@ from ledger import events as e
 from ledger.decider import RunState
 from ledger.ids import promotion_id
 
-__all__ = ["METRIC", "PointerView", "View"]
+__all__ = ["METRIC", "PointerView", "View", "waits_in_cluster", "why"]
 
 #: The number that lists show; the gate's usual one.
 METRIC: Final = "success_rate"
@@ -131,11 +131,13 @@ class View:
         return self.is_driven(state)
 
     def going(self, state: RunState) -> str:
-        """An open run's state in words: ``running``, ``left alone``, ``open on gpu-7``."""
+        """An open run's state in words: ``running``, ``waiting``, ``left alone``, ``open on gpu-7``."""
         machine = self.elsewhere(state)
         if machine is not None:
             return f"open on {machine}"
-        return "running" if self.is_driven(state) else "left alone"
+        if not self.is_driven(state):
+            return "left alone"
+        return "waiting" if waits_in_cluster(state) else "running"
 
     def last_good(self, state: RunState) -> RunState | None:
         """The newest earlier run that succeeded: of the same config if there is one, else of any."""
@@ -266,6 +268,14 @@ class View:
         if any(i.generation.promotion_id == decision for i in pointer.open):
             return 3, f"promotion to {pointer.name} under way"
         return None
+
+
+def waits_in_cluster(state: RunState) -> bool:
+    """Whether the ledger has heard of a Job whose command did not start yet; for what it waits the cluster knows."""
+    current, request = state.current(), state.request
+    if state.status != "open" or current is None or request is None:
+        return False
+    return request.executor == "kubernetes" and current.status in ("intended", "submitted")
 
 
 def why(cause: str, exit_code: int | None) -> str:

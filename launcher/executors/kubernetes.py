@@ -250,14 +250,15 @@ class KubernetesExecutor:
                 return self._ended(of, result, job, pods)
             return _without_result(said)
         if job is None:
-            return Running(Handle(namespace=self._cluster().namespace), waits_for=said.message)
+            handle = Handle(namespace=self._cluster().namespace)
+            return Running(handle, waits_for=said.message, since=said.since)
         if result is not None and not job["metadata"].get("deletionTimestamp"):
             self._delete(self._cluster(), job)
         elif result is None and (up := self._given_up(said, job, stage)):
             of.close(*up)
             self._delete(self._cluster(), job)
         self._listen(run_id, stage, attempt, said)
-        return Running(self._handle(job), _pods(pods), said.message)
+        return Running(self._handle(job), _pods(pods), said.message, said.since)
 
     def _ended(
         self, of: AttemptRecords, result: StageResult, job: Object | None, pods: list[Object]

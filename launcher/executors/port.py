@@ -134,11 +134,15 @@ class NotStarted:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """It runs, or waits to; or it was closed and is being ended. ``waits_for``, in words, may be empty."""
+    """It runs, or waits to; or it was closed and is being ended.
+
+    ``waits_for``, in words, is empty where it waits for nothing; ``since``, RFC 3339, may not be known.
+    """
 
     handle: Handle
     pods: tuple[Pod, ...] = ()
     waits_for: str = ""
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ _WORDS: dict[str, tuple[str, str | None, int | None, bool, bool, str]] = {
     "deleted": ("absent", None, None, True, False, ""),
     "deleting": ("leaving", None, None, False, False, "its Job is deleted, and it is being ended"),
     "evicted": ("pending", None, None, False, False, "its pod was evicted, as when its node is drained; another"),
-    "evicted-and-replaced": ("starting", None, None, False, False, ""),
+    "evicted-and-replaced": ("starting", None, None, False, False, "its containers are being started"),
     "exit-7": ("failed", "application", 7, True, True, "the command ended with exit code 7"),
     "fetch-failed": ("failed", "storage", None, True, True, "what it needs could not be fetched (exit 3)"),
     "image-missing": ("image_error", "image", None, False, False, "the image rig.local/absent:1 cannot be had"),

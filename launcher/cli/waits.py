@@ -1,0 +1,147 @@
+"""What an open run's stage does in its cluster, looked up there. Only reading, and never for long.
+
+The ledger is what a run is; the cluster merely tells why it takes so long. So whoever cannot be asked, or does not
+answer in time, is said to be away, and everything else is shown all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from launcher import clock
+from launcher.cli.common import duration
+from launcher.cli.terminal import fact, one_line, paint
+from launcher.errors import LauncherError
+from launcher.workspace import Workspace
+from ledger.decider import RunState, StageState
+from ledger.events import RunRequested
+
+__all__ = ["ClusterLook", "cluster_lines", "look", "waits_line"]
+
+#: For one answer of the API server, and for all of them.
+_ANSWER_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 6.0
+#: States after which nothing of an attempt comes by itself, and what that means for an open run.
+_OVER: Final = {
+    "absent": "there is no Job of it in the cluster",
+    "completed": "it has ended, and nobody has put that on record yet",
+    "failed": "it has failed, and nobody has put that on record yet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLook:
+    """``state`` as in ``k8s.outcome``; ``since`` RFC 3339, as the cluster says it. ``error``: why nothing was seen."""
+
+    stage: str
+    attempt: int
+    state: str | None = None
+    waits_for: str | None = None
+    since: str | None = None
+    pod: str | None = None
+    node: str | None = None
+    error: str | None = None
+
+
+def waits_line(words: str, since: str | None) -> str:
+    """``waits 4m10s: its queue has not let it go``; empty where nothing is waited for."""
+    if not words:
+        return ""
+    waited = _seconds(since)
+    return f"waits{f' {duration(waited)}' if waited is not None else ''}: {one_line(words)}"
+
+
+def cluster_lines(found: ClusterLook | None) -> list[str]:
+    """For a screen: what is waited for and since when, else where it runs; or that the cluster cannot be asked."""
+    if found is None:
+        return []
+    if found.error:
+        return [paint(line, dim=True) for line in fact("cluster", one_line(found.error))]
+    if not found.waits_for:
+        at = f" on {found.node}" if found.node else ""
+        return fact("pod", f"{found.pod}{at}") if found.pod else []
+    waited = _seconds(found.since)
+    since = f"  for {duration(waited)}, since {found.since}" if waited is not None else ""
+    return fact("waits", f"{found.stage}: {one_line(found.waits_for)}{since}")
+
+
+def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> ClusterLook | None:
+    """What the attempt under way does, as its cluster has it; None where no cluster has one."""
+    request, current = state.request, state.current()
+    if request is None or request.executor != "kubernetes" or state.status != "open":
+        return None
+    if current is None or current.status not in ("intended", "submitted", "running"):
+        return None
+    unseen = ClusterLook(current.plan.name, current.attempt)
+    answers: list[ClusterLook] = []
+
+    def ask() -> None:
+        answers.append(_asked(ws, request, current, unseen))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if answers:
+        return answers[0]
+    return replace(unseen, error=f"it did not answer within {seconds:g} s")
+
+
+def _asked(
+    ws: Workspace, request: RunRequested, stage: StageState, unseen: ClusterLook
+) -> ClusterLook:
+    from k8s.errors import K8sError
+    from k8s.outcome import outcome
+
+    try:
+        job, pods, events = _listed(ws, request, stage)
+    except (K8sError, LauncherError) as exc:
+        return replace(unseen, error=str(exc))
+    said = outcome(job, pods, events)
+    return replace(
+        unseen,
+        state=said.state,
+        waits_for=_OVER.get(said.state, said.message) if said.gone else said.message or None,
+        since=said.since,
+        pod=said.pod.name if said.pod else None,
+        node=said.pod.node if said.pod else None,
+    )
+
+
+def _listed(
+    ws: Workspace, request: RunRequested, stage: StageState
+) -> tuple[dict[str, Any] | None, Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
+    """The attempt's Job, its pods, and the events about either. Raises K8sError, LauncherError."""
+    from k8s import names
+    from k8s.client import Client
+
+    client = Client.connect(_namespace(ws, request, stage), answer_seconds=_ANSWER_SECONDS)
+    of_run = names.selector(request.project, request.run_id)
+    chosen = f"{of_run},{names.STAGE}={stage.plan.name},{names.ATTEMPT}={stage.attempt}"
+    pods = client.listed("pods", chosen).items
+    jobs = client.listed("jobs", chosen).items
+    events: list[dict[str, Any]] = []
+    for one in (*jobs, *pods[-1:]):
+        of = f"involvedObject.uid={one['metadata']['uid']}"
+        events += client.listed("events", fields=of).items
+    return (jobs[0] if jobs else None), pods, events
+
+
+def _namespace(ws: Workspace, request: RunRequested, stage: StageState) -> str | None:
+    """Where its Job was made, or is to be made; None: as the kubeconfig of this machine says."""
+    if stage.handle is not None and stage.handle.namespace:
+        return stage.handle.namespace
+    from k8s.profile_text import parse_profile
+
+    stored = ws.store.read_blob(request.provenance.profile_digest or "")
+    read = parse_profile(stored.decode("utf-8-sig"), "its profile", stages=())
+    return read.profile.namespace
+
+
+def _seconds(since: str | None) -> float | None:
+    if since is None:
+        return None
+    passed = clock.parse_time(clock.now()) - clock.parse_time(since)
+    return max(passed.total_seconds(), 0.0)
