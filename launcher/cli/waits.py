@@ -65,7 +65,8 @@ def cluster_lines(found: ClusterLook | None) -> list[str]:
         return fact("pod", f"{found.pod}{at}") if found.pod else []
     waited = _seconds(found.since)
     since = f"  for {duration(waited)}, since {found.since}" if waited is not None else ""
-    return fact("waits", f"{found.stage}: {one_line(found.waits_for)}{since}")
+    name = "cluster" if found.state in _OVER else "waits"
+    return fact(name, f"{found.stage}: {one_line(found.waits_for)}{since}")
 
 
 def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> ClusterLook | None:

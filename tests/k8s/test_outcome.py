@@ -147,3 +147,13 @@ def _without_empty(value: Any, depth: int = 0) -> Any:
         kept = {key: _without_empty(one, depth + 1) for key, one in value.items()}
         return {key: one for key, one in kept.items() if depth == 0 or one not in ({}, [], None)}
     return [_without_empty(one, depth + 1) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    "name", [f"recorded/{n}" for n in RECORDED] + [f"cases/{n}" for n in CASES]
+)
+def test_whatever_waits_says_for_what(name: str) -> None:
+    folder, _, case_name = name.partition("/")
+    found = of(read(folder, case_name))
+    # A command that runs waits for nothing, nor does what is over.
+    assert found.message or found.state in ("running", "absent") or found.gone
