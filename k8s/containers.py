@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from k8s.names import Attempt
 from k8s.profile import Agent, Profile, Resources, SecretRef, Service, StageProfile, Volume
-from k8s.wrapper import HANDOVER, as_arguments, literal
+from k8s.wrapper import HANDOVER, PRIVATE, as_arguments, literal
 
 __all__ = [
     "COLLECT",
@@ -25,6 +25,7 @@ __all__ = [
     "Volumes",
     "agent_containers",
     "command_container",
+    "holding",
     "service_container",
 ]
 
@@ -48,7 +49,7 @@ class StageJob:
     ``environment`` holds no secret: ``secrets`` are the names whose values the config has, or the launcher's
     environment, and which a Secret must bring here. ``cwd`` and ``log`` are paths in the pod, ``store`` is what the
     agent is to open (None where the profile names a volume), ``task`` the digest of the stored task that tells it what
-    to fetch and to collect.
+    to fetch and to collect. ``private``: files, as paths in the pod, that are never stored; a volume has to have them.
     """
 
     attempt: Attempt
@@ -59,6 +60,7 @@ class StageJob:
     cwd: str = WORKSPACE
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Collection[str] = frozenset()
+    private: Collection[str] = ()
 
 
 class Volumes:
@@ -184,7 +186,20 @@ def service_container(service: Service, shared_memory: bool, volumes: Volumes) -
     }
 
 
-def agent_containers(job: StageJob, profile: Profile) -> tuple[Container, Container]:
+def holding(path: str, stage: StageProfile) -> Volume | None:
+    """The volume of the stage that has the file ``path``; the innermost one, as it hides the others."""
+    found = [one for one in stage.volumes if _is_below(path, one.mount_path)]
+    innermost = max(found, key=lambda one: len(one.mount_path), default=None)
+    return innermost if innermost and innermost.source[0] != "empty_dir" else None
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def agent_containers(
+    job: StageJob, profile: Profile, stage: StageProfile, volumes: Volumes
+) -> tuple[Container, Container]:
     """(fetch, collect): ours, with the store's credentials, which no other container has."""
     agent, store = profile.agent, profile.store
     place = store.path if store else job.store
@@ -219,6 +234,8 @@ def agent_containers(job: StageJob, profile: Profile) -> tuple[Container, Contai
     given = [literal(one) for one in args]
     python, flag, module = _AGENT
     fetch = {"name": FETCH, **shared, "command": [python, flag, f"{module}.fetch"], "args": given}
+    if private := _private_mounts(job, stage, volumes):
+        fetch["volumeMounts"] = [*mounts, *private]
     collect = {
         "name": COLLECT,
         **shared,
@@ -227,6 +244,15 @@ def agent_containers(job: StageJob, profile: Profile) -> tuple[Container, Contai
         "args": given,
     }
     return fetch, collect
+
+
+def _private_mounts(job: StageJob, stage: StageProfile, volumes: Volumes) -> list[dict[str, Any]]:
+    """Beside the workspace, not in it: a mount's folder there would be root's, and nothing could be brought into it."""
+    found = {one.mount_path: one for path in job.private if (one := holding(path, stage))}
+    return [
+        {**volumes.mount(one), "mountPath": f"{PRIVATE}{path}", "readOnly": True}
+        for path, one in sorted(found.items())
+    ]
 
 
 def _agent_environment(agent: Agent) -> list[dict[str, Any]]:

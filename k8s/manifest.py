@@ -20,6 +20,7 @@ from k8s.containers import (
     Volumes,
     agent_containers,
     command_container,
+    holding,
     matching,
     service_container,
     services_of,
@@ -99,6 +100,12 @@ def _check(job: StageJob, read: ReadProfile, name: StageName) -> None:
     for secret in sorted(set(job.secrets) - stage.secret_env.keys() - withheld):
         message = "missing: its value is secret, so a Secret must bring it"
         problems.append(Problem(f"stages.{name}.secret_env.{secret}", message))
+    for path in sorted(job.private):
+        if holding(path, stage) is None:
+            message = (
+                f"none of them has {path}, which INPUTS_PRIVATE names and which is never stored"
+            )
+            problems.append(Problem(f"stages.{name}.volumes", message))
     if problems:
         raise ProfileError(read.file, problems)
 
@@ -125,7 +132,7 @@ def _pod(job: StageJob, read: ReadProfile, stage: StageProfile) -> dict[str, Any
         volumes.own(name)
     if stage.shared_memory:
         volumes.own("shared-memory", medium="Memory", sizeLimit=stage.shared_memory)
-    fetch, collect = agent_containers(job, read.profile)
+    fetch, collect = agent_containers(job, read.profile, stage, volumes)
     beside = [service_container(one, bool(stage.shared_memory), volumes) for one in services]
     command = command_container(job, stage, llm, volumes)
     group = stage.fs_group or stage.run_as_user

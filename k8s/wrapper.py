@@ -35,10 +35,21 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["HANDOVER", "STOPPED", "TERMINATED", "UNCOLLECTED", "WRAPPER", "as_arguments", "literal"]
+__all__ = [
+    "HANDOVER",
+    "PRIVATE",
+    "STOPPED",
+    "TERMINATED",
+    "UNCOLLECTED",
+    "WRAPPER",
+    "as_arguments",
+    "literal",
+]
 
 #: Where the handover folder is mounted.
 HANDOVER: Final = "/launcher"
+#: Below it fetch sees the volumes that hold what is never stored, each at its path in the command's container.
+PRIVATE: Final = "/private"
 #: The wrapper's exit code where the pod was told to end; the Job replaces such a pod within the attempt.
 TERMINATED: Final = 143
 #: … where the attempt was closed while the command ran, and the command says 0 or 143 of it.

@@ -15,7 +15,7 @@ from typing import Final
 from k8s.containers import WORKSPACE
 from k8s.profile_text import ReadProfile
 from launcher.agent.pod_code import pack
-from launcher.agent.task import Input, Limits, Task, write_task
+from launcher.agent.task import Input, Limits, Private, Task, write_task
 from launcher.config import Config
 from launcher.errors import UsageError
 from launcher.executors.kubernetes import PodSpec
@@ -36,12 +36,14 @@ _CODE_LIMIT_BYTES: Final = 200_000_000
 _GIT_SECONDS: Final = 60
 
 
-def store_code(store: ObjectStore, root: Path, *own: Path) -> str:
-    """Store the project's tracked and unignored files as one blob; returns its digest. ``own`` are left out.
+def store_code(store: ObjectStore, root: Path, *without: Path) -> str:
+    """Store the project's tracked and unignored files as one blob; returns its digest.
+
+    Files and folders of ``without`` are left out.
 
     Raises UsageError: no git checkout, or more than 200 MB.
     """
-    paths = [p for p in _listed(root) if not any((root / p).is_relative_to(one) for one in own)]
+    paths = [p for p in _listed(root) if not any((root / p).is_relative_to(one) for one in without)]
     size = sum((root / p).lstat().st_size for p in paths)
     if size > _CODE_LIMIT_BYTES:
         raise UsageError(
@@ -100,6 +102,7 @@ def pod_spec(
         log=_inside(f"{folder}/logs/{log_name(stage, attempt)}"),
         code=request.provenance.code_digest,
         inputs=tuple(_inputs(request, root)),
+        private=tuple(_private(request, root)),
         previous_manifests=tuple(
             s.manifest_digest for s in state.stages.values() if s.manifest_digest
         ),
@@ -131,6 +134,7 @@ def pod_spec(
         project=request.project,
         task=write_task(ws.store, task),
         secrets=frozenset(config.secret_names),
+        private=tuple(one.path for one in task.private),
     )
 
 
@@ -162,6 +166,18 @@ def _inputs(request: e.RunRequested, root: Path) -> list[Input]:
         if given.stored:
             path = _inside(_place(given.path, root))
             one = Input(path=path, digest=given.digest, size_bytes=given.size_bytes)
+            found.setdefault(path, one)
+    return list(found.values())
+
+
+def _private(request: e.RunRequested, root: Path) -> list[Private]:
+    """Where their commands look for them: in the project's place, or else where they are on this machine, too."""
+    found: dict[str, Private] = {}
+    for given in request.given:
+        if not given.stored:
+            shown = relative_to_project(root / given.path, root)
+            path = shown if shown.startswith("/") else f"{WORKSPACE}/{shown}"
+            one = Private(path=path, digest=given.digest, size_bytes=given.size_bytes)
             found.setdefault(path, one)
     return list(found.values())
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from k8s.wrapper import PRIVATE
 from launcher.errors import LauncherError
 
 __all__ = ["Given", "Told", "give_back", "given", "run", "say"]
@@ -29,13 +30,17 @@ _M_MMAP_THRESHOLD: Final = -3
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Which store and task, where the workspace and the handover folder are, and which pod this is."""
+    """Which store and task, where the workspace and the handover folder are, and which pod this is.
+
+    ``private``: below it are the volumes that hold what is never stored.
+    """
 
     store: str
     task: str
     workspace: Path
     handover: Path
     pod: dict[str, str]
+    private: Path = Path(PRIVATE)
 
     @property
     def pod_uid(self) -> str:
@@ -74,10 +79,11 @@ def given(program: str, arguments: Sequence[str] | None = None) -> Given:
     parser.add_argument("--task", required=True, help="the digest of the stored task")
     parser.add_argument("--workspace", required=True, type=Path)
     parser.add_argument("--handover", required=True, type=Path)
+    parser.add_argument("--private", default=PRIVATE, type=Path, help="where fetch sees volumes")
     read = parser.parse_args(arguments)
     names = {"name": "POD_NAME", "uid": "POD_UID", "node": "NODE_NAME"}
     pod = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-    return Given(read.store, read.task, read.workspace, read.handover, pod)
+    return Given(read.store, read.task, read.workspace, read.handover, pod, read.private)
 
 
 def run(program: str, work: Callable[[], int]) -> int:

@@ -5,7 +5,8 @@ Rules:
 1. Everything is verified by digest while it streams in, and has its name when it is right and not before.
 2. What is there already and is right stays: run again, it goes on where it ended.
 3. Nothing is written outside the workspace, nor through a symlink in it.
-4. A pod that replaces one that was disrupted gets what that one saved: checkpoints with their times, the log,
+4. What is never stored is brought by a volume of the profile; here it is only compared with its digest.
+5. A pod that replaces one that was disrupted gets what that one saved: checkpoints with their times, the log,
    and in the handover folder the ``resume`` file, the path of the newest.
 """
 
@@ -21,7 +22,7 @@ from typing import Final, TypeVar
 from launcher.agent.pod_code import unpack
 from launcher.agent.pod_door import Given
 from launcher.agent.pod_progress import Progress, newest_progress
-from launcher.agent.task import Task, read_task
+from launcher.agent.task import Private, Task, read_task
 from launcher.clock import new_id
 from launcher.errors import IntegrityError, UnavailableError
 from launcher.retry import outlasted
@@ -76,6 +77,8 @@ class Fetch:
         self._seconds = task.limits.fetch
         run_dir = place_of(self._workspace, task.run_dir)
         try:
+            for one in task.private:
+                self._check_private(one)
             self._code(task)
             self._files([self._input(one) for one in self._inputs(task)])
             self._files(self._earlier(task, run_dir))
@@ -97,6 +100,14 @@ class Fetch:
         self._fetch(_Wanted(packed, "the code", task.code))
         unpack(packed, self._workspace)
         packed.unlink()
+
+    def _check_private(self, one: Private) -> None:
+        place, what = Path(f"{self._asked.private}{one.path}"), f"{one.path} (INPUTS_PRIVATE)"
+        hint = "the profile's volumes have to hold what the run was requested with"
+        if not place.is_file():
+            raise IntegrityError(f"{what} is not on its volume", hint)
+        if place.stat().st_size != one.size_bytes or digest_file(place).digest != one.digest:
+            raise IntegrityError(f"{what} is another file on its volume", hint)
 
     def _inputs(self, task: Task) -> Sequence[tuple[str, str, int | None, bool]]:
         return [(one.path, one.digest, one.size_bytes, one.executable) for one in task.inputs]

@@ -22,7 +22,7 @@ from ledger.canonical import canonical_json
 from ledger.errors import LedgerError
 from ledger.ids import check_digest, check_run_id
 
-__all__ = ["Input", "Limits", "Task", "read_task", "stage_spec", "write_task"]
+__all__ = ["Input", "Limits", "Private", "Task", "read_task", "stage_spec", "write_task"]
 
 _LIMIT_BYTES: Final = 16 * 1024 * 1024
 
@@ -51,6 +51,12 @@ def _folder(value: str) -> str:
     return _place(value) if value != "." else value
 
 
+def _absolute(value: str) -> str:
+    if not value.startswith("/") or _place(value[1:]) != value[1:]:
+        raise ValueError("an absolute path, without '.', '..' and empty parts")
+    return value
+
+
 Digest = Annotated[str, AfterValidator(_digest)]
 Place = Annotated[str, AfterValidator(_place)]
 Folder = Annotated[str, AfterValidator(_folder)]
@@ -67,6 +73,14 @@ class Input(_Strict):
     digest: Digest
     size_bytes: Annotated[int, Field(ge=0)] | None = None
     executable: bool = False
+
+
+class Private(_Strict):
+    """A file that is never stored: a volume has it in the command's container, under this absolute path."""
+
+    path: Annotated[str, AfterValidator(_absolute)]
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=0)]
 
 
 class Limits(_Strict):
@@ -100,6 +114,7 @@ class Task(_Strict):
     log: Place
     code: Digest | None = None
     inputs: tuple[Input, ...] = ()
+    private: tuple[Private, ...] = ()
     previous_manifests: tuple[Digest, ...] = ()
     collect_exclude: tuple[str, ...] = ()
     student_glob: str | None = None

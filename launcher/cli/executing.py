@@ -61,7 +61,8 @@ def on_cluster(
     if not dry_run:
         _client(read)
     store = request.hashing(ws.store) if dry_run else ws.store
-    places = (ws.home, ws.root / wanted.output_root)
+    private = [ws.root / one.path for one in wanted.given if not one.stored]
+    places = (ws.home, ws.root / wanted.output_root, *private)
     digest = store_code(store, ws.root, *places) if code == "project" else None
     known = {"code_digest": digest, "profile_digest": store.ingest_bytes(data).digest}
     made = wanted.model_copy(

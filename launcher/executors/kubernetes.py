@@ -86,6 +86,7 @@ class PodSpec(StageSpec):
     project: str = ""
     task: str = ""
     secrets: frozenset[str] = frozenset()
+    private: tuple[str, ...] = ()
 
     @property
     def job(self) -> StageJob:
@@ -99,6 +100,7 @@ class PodSpec(StageSpec):
             cwd=self.cwd,
             environment=self.environment,
             secrets=self.secrets,
+            private=self.private,
         )
 
     def manifest(self, read: ReadProfile) -> Object:

@@ -197,6 +197,44 @@ def test_a_secret_that_nobody_brings() -> None:
     assert variables(job)["WANDB_API_KEY"] == {"secretKeyRef": {"name": "w", "key": "k"}}
 
 
+ROM = "/workspace/roms/crystal.gbc"
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        "{claim: roms, mount_path: /workspace/rom}",
+        "{claim: roms, mount_path: /workspace/roms/crystal.gbc/deep}",
+        "{empty_dir: 1Gi, mount_path: /workspace/roms}",
+        "{claim: roms, mount_path: /workspace/roms}, {empty_dir: 1Gi, mount_path: /workspace/roms/crystal.gbc}",
+    ],
+)
+def test_what_is_never_stored_must_lie_on_a_volume(volume: str) -> None:
+    said = f"stages.retrain.volumes: none of them has {ROM}, which INPUTS_PRIVATE names and which is never stored"
+    assert refused(LEAST, private=[ROM]) == [said]
+    assert refused(in_retrain(f"volumes: [{volume}]"), private=[ROM]) == [said]
+
+
+@pytest.mark.parametrize("path", ["/workspace/roms", ROM])
+def test_fetch_sees_what_is_never_stored_beside_the_workspace_and_cannot_write_it(
+    path: str,
+) -> None:
+    other = "{claim: data, mount_path: /data}"
+    text = in_retrain(
+        f"volumes: [{other}, {{claim: roms, mount_path: {path}, sub_path: gb, read_only: false}}]"
+    )
+    job = job_manifest(stage_job(RETRAIN, private=[ROM, ROM]), read(text), RETRAIN)
+    seen = [one for one in named(job, "fetch")["volumeMounts"] if "private" in one["mountPath"]]
+    own = [one for one in named(job, "command")["volumeMounts"] if one["mountPath"] == path]
+    claim = own[-1]["name"]
+    assert seen == [
+        {"name": claim, "mountPath": f"/private{path}", "subPath": "gb", "readOnly": True}
+    ]
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert {"name": claim, "persistentVolumeClaim": {"claimName": "roms"}} in volumes
+    assert "private" not in str(named(job, "collect"))
+
+
 @pytest.mark.parametrize("store", [None, "/srv/store", "runs/self_distill/objects"])
 def test_a_store_that_no_pod_reaches(store: str | None) -> None:
     assert refused(LEAST, store=store) == [

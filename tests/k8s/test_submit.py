@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
+
+from launcher.pods import store_code
+from launcher.storage.filesystem import FilesystemStore
 
 _LAUNCHER = Path(sys.executable).with_name("launcher")
 _PROFILE = """
@@ -93,6 +98,36 @@ def test_a_store_that_no_pod_reaches_is_refused(root: Path) -> None:
     done = submit(root, *_KUBERNETES)
     assert done.returncode == 2
     assert "pods do not reach a folder of this machine" in done.stderr
+
+
+def test_what_is_never_stored_needs_a_volume_at_its_path(root: Path) -> None:
+    with_secret(root)
+    (root / "roms").mkdir()
+    (root / "roms" / "crystal.gbc").write_bytes(b"a game")
+    with (root / "mine.env").open("a") as config:
+        config.write("INPUTS_PRIVATE='roms/*.gbc'\n")
+    done = submit(root, *_KUBERNETES)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "launcher: cluster.yaml: stages.retrain.volumes: none of them has /workspace/roms/crystal.gbc, "
+        "which INPUTS_PRIVATE names and which is never stored"
+    )
+    text = (root / "cluster.yaml").read_text().rstrip().removesuffix("}")
+    volume = ", volumes: [{claim: roms, mount_path: /workspace/roms}]}\n"
+    (root / "cluster.yaml").write_text(text + volume)
+    done = submit(root, *_KUBERNETES)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_code_of_a_project_has_nothing_of_what_is_never_stored(tmp_path: Path) -> None:
+    root, store = tmp_path / "project", FilesystemStore(tmp_path / "store")
+    (root / "roms").mkdir(parents=True)
+    (root / "roms" / "crystal.gbc").write_bytes(b"a game")
+    (root / "roms" / "README").write_text("put yours here")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    digest = store_code(store, root, root / "roms" / "crystal.gbc")
+    with tarfile.open(fileobj=io.BytesIO(store.read_blob(digest))) as tar:
+        assert tar.getnames() == ["roms/README"]
 
 
 def test_a_project_without_git_says_what_to_do(root: Path) -> None:

@@ -74,6 +74,10 @@ class Pod:
         return self.folder / "handover"
 
     @property
+    def private(self) -> Path:
+        return self.folder / "private"
+
+    @property
     def seen(self) -> Path:
         return self.folder / "seen"
 
@@ -88,6 +92,7 @@ class Pod:
             f"--task={self.digest}",
             f"--workspace={self.workspace}",
             f"--handover={self.handover}",
+            f"--private={self.private}",
         ]
 
     @property

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from launcher.agent.pod_checkpoints import Watch, structure
 from launcher.agent.pod_code import pack, unpack
 from launcher.agent.pod_progress import Progress, SavedFile, newest_progress, progress_key
-from launcher.agent.task import Input, Task, read_task, write_task
+from launcher.agent.task import Input, Private, Task, read_task, write_task
 from launcher.errors import IntegrityError, UsageError
+from launcher.storage.blobs import digest_bytes
 from launcher.storage.filesystem import FilesystemStore
 from launcher.storage.port import blob_key
 from launcher.storage.s3 import S3Store
@@ -179,6 +180,26 @@ def test_what_is_damaged_or_gone_is_named_and_has_no_name_here(
     place = {"input": "teachers/t.pt", "code": "src/a.py", "output": "runs/r/artifacts/a"}
     if what in place:
         assert not (pod.workspace / place[what]).exists()
+
+
+def test_what_is_never_stored_is_compared_and_neither_brought_nor_kept(pods: Pods) -> None:
+    content = b"a game" * 1000
+    blob = digest_bytes(content)
+    for path in ("/workspace/roms/crystal.gbc", "/srv/roms/crystal.gbc"):
+        private = (Private(path=path, digest=blob.digest, size_bytes=blob.size_bytes),)
+        said = []
+        for there in (None, content[1:], content[1:] + b"x", content):
+            pod = pods.pod(pods.task("true", private=private))
+            place = Path(f"{pod.private}{path}")
+            if there is not None:
+                place.parent.mkdir(parents=True)
+                place.write_bytes(there)
+            code, words = pod.fetch()
+            said.append(code)
+            assert code == 0 or f"{path} (INPUTS_PRIVATE) is " in words, words
+            assert not list(pod.workspace.rglob("crystal.gbc"))
+        assert said == [4, 4, 4, 0]
+    assert pods.store.stat_blob(blob.digest) is None
 
 
 def test_a_store_that_is_away_is_another_exit_code(tmp_path: Path, s3_server: S3Server) -> None:
