@@ -6,7 +6,7 @@
 |-----------|--------------------------------------------------------------------------------|
 | 0         | all of it is there, verified                                                   |
 | 2         | what was asked for makes no sense, or the store does not let us in             |
-| 3         | something is in the way in the workspace                                       |
+| 3         | something is in the way in the workspace, or the attempt has its result        |
 | 4         | something that is needed is damaged or gone: another try meets the same        |
 | 5         | the store, or the disk, was away for longer than it may: another try may do it |
 | 143       | told to end                                                                    |

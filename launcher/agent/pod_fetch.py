@@ -8,6 +8,8 @@ Rules:
 4. What is never stored is brought by a volume of the profile; here it is only compared with its digest.
 5. A pod that replaces one that was disrupted gets what that one saved: checkpoints with their times, the log,
    and in the handover folder the ``resume`` file, the path of the newest.
+5. A pod of an attempt that has its result starts no command: one that Kubernetes makes because it did not see the
+   end of the first, or that a launcher asks for which slept for too long.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from launcher.agent.pod_door import Given
 from launcher.agent.pod_progress import Progress, newest_progress
 from launcher.agent.task import Private, Task, read_task
 from launcher.clock import new_id
-from launcher.errors import IntegrityError, UnavailableError
+from launcher.errors import ConflictError, IntegrityError, UnavailableError
 from launcher.retry import outlasted
 from launcher.storage.blobs import digest_file
 from launcher.storage.manifest import Manifest, merged
@@ -75,6 +77,9 @@ class Fetch:
         """All of it; returns what was done, in a line. Raises IntegrityError, UnavailableError, ConflictError."""
         task = self._patiently(lambda: read_task(self._store, self._asked.task))
         self._seconds = task.limits.fetch
+        if self._patiently(lambda: self._store.exists(task.key("result.json"))):
+            of = f"{task.stage} attempt {task.attempt} of {task.run_id}"
+            raise ConflictError(f"{of} has its result already; nothing is started again")
         run_dir = place_of(self._workspace, task.run_dir)
         try:
             for one in task.private:

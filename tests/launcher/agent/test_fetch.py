@@ -61,6 +61,16 @@ def blob_file(pods: Pods, digest: str) -> Path:
     return pods.folder / "store" / blob_key(digest)
 
 
+def test_a_pod_of_an_attempt_that_has_its_result_starts_nothing(pods: Pods) -> None:
+    """Whoever made it: a Job that did not see its first pod's end, or a launcher that woke up late."""
+    task = pods.task("true", code=code_of(pods, {"run.sh": b"#!/bin/sh\n"}))
+    pods.store.create(task.key("result.json"), b"{}")
+    pod = pods.pod(task)
+    code, line = pod.fetch()
+    assert (code, "has its result already" in line) == (3, True), line
+    assert found(pod.workspace) == {}
+
+
 # --- what it brings ---
 
 
