@@ -2,7 +2,7 @@
 
 1. Objects are dicts in the API's own camelCase, as they came: no model of the client stands between.
 2. Each call is one attempt. What was not answered raises ClusterUnavailableError, and asking again is safe: a Job is
-   created or found under its name, and deleted under its uid.
+   created or found under its name, and changed or deleted under its uid.
 3. The client's own repetitions are off: a DELETE that it repeats finds its own 404.
 4. Credentials that are not taken are read again and tried once more: a token expires, and a kubeconfig or a service
    account's file has the next one. A server that refuses what it granted before, as one does that is just starting,
@@ -127,6 +127,13 @@ class Client:
             return found
         return _answered(f"Job {name} cannot be created", status, said)
 
+    def try_job(self, manifest: Mapping[str, Any]) -> None:
+        """Have the server judge a Job that is not made. Raises ClusterRefusedError, ClusterUnavailableError."""
+        name, query = manifest["metadata"]["name"], {"dryRun": "All"}
+        status, said = self._ask("POST", self._path("jobs"), query=query, body=dict(manifest))
+        if status != 409 or said.get("reason") != "AlreadyExists":
+            _answered(f"Job {name} cannot be created", status, said)
+
     def job(self, name: str) -> Object | None:
         """The Job, or None."""
         status, said = self._ask("GET", self._path("jobs", name))
@@ -143,6 +150,14 @@ class Client:
         status, said = self._ask("DELETE", self._path("jobs", name), body=body)
         if status not in (404, 409):
             _answered(f"Job {name} cannot be deleted", status, said)
+
+    def expire_job(self, name: str, uid: str, seconds: int) -> None:
+        """Have this very Job deleted so long after its end, by the cluster itself. One that is gone is no error."""
+        body = {"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}}
+        status, said = self._ask("PATCH", self._path("jobs", name), body=body)
+        # 409: another Job has the name by now.
+        if status not in (404, 409):
+            _answered(f"Job {name} cannot be given a time to live", status, said)
 
     # --- what is there ---
 
@@ -266,7 +281,8 @@ class Client:
     ) -> Any:
         headers = {"Accept": "application/json"}
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            merge = method == "PATCH"
+            headers["Content-Type"] = f"application/{'merge-patch+' if merge else ''}json"
         with _passing("the API server"):
             asked = api.param_serialize(
                 method,

@@ -24,8 +24,13 @@ __all__ = [
     "StageJob",
     "Volumes",
     "agent_containers",
+    "agent_environment",
     "command_container",
     "holding",
+    "image_of",
+    "mount_of",
+    "resources_of",
+    "security_context",
     "service_container",
 ]
 
@@ -118,13 +123,13 @@ def command_container(
         collect_seconds=stage.collect_deadline_seconds,
     )
     mounts = [
-        _mount("workspace", WORKSPACE),
-        _mount("handover", HANDOVER),
-        _mount("tmp", "/tmp"),
-        _mount("home", HOME),
+        mount_of("workspace", WORKSPACE),
+        mount_of("handover", HANDOVER),
+        mount_of("tmp", "/tmp"),
+        mount_of("home", HOME),
     ]
     if stage.shared_memory:
-        mounts.append(_mount("shared-memory", "/dev/shm"))
+        mounts.append(mount_of("shared-memory", "/dev/shm"))
     secret_env = {name: ref for name, ref in stage.secret_env.items() if name not in llm}
     plain = {
         # Programs that ask who they are find no such user in the image.
@@ -136,13 +141,13 @@ def command_container(
     plain = {name: value for name, value in plain.items() if name not in {*llm, *secret_env}}
     return {
         "name": COMMAND,
-        **_image(stage.image or "", stage.image_pull_policy),
+        **image_of(stage.image or "", stage.image_pull_policy),
         "command": command,
         "args": args,
         "workingDir": job.cwd,
         "env": _environment(plain, secret_env),
-        "resources": _resources(stage.resources),
-        "securityContext": _security(stage.read_only_root),
+        "resources": resources_of(stage.resources),
+        "securityContext": security_context(stage.read_only_root),
         "volumeMounts": [*mounts, *(volumes.mount(one) for one in stage.volumes)],
     }
 
@@ -158,12 +163,12 @@ def service_container(service: Service, shared_memory: bool, volumes: Volumes) -
     if service.ready_path:
         probe = {"httpGet": {"path": service.ready_path, "port": service.port}}
     failures = ceil(Fraction(service.startup_seconds, _PROBE_SECONDS))
-    mounts = [_mount("service-tmp", "/tmp"), *(volumes.mount(one) for one in service.volumes)]
+    mounts = [mount_of("service-tmp", "/tmp"), *(volumes.mount(one) for one in service.volumes)]
     if shared_memory:
-        mounts.append(_mount("shared-memory", "/dev/shm"))
+        mounts.append(mount_of("shared-memory", "/dev/shm"))
     made: Container = {
         "name": service.name,
-        **_image(service.image, service.image_pull_policy),
+        **image_of(service.image, service.image_pull_policy),
         "restartPolicy": "Always",
     }
     if service.command is not None:
@@ -180,8 +185,8 @@ def service_container(service: Service, shared_memory: bool, volumes: Volumes) -
         ),
         "startupProbe": {**probe, "periodSeconds": _PROBE_SECONDS, "failureThreshold": failures},
         "readinessProbe": {**probe, "periodSeconds": 5 * _PROBE_SECONDS},
-        "resources": _resources(service.resources),
-        "securityContext": _security(service.read_only_root),
+        "resources": resources_of(service.resources),
+        "securityContext": security_context(service.read_only_root),
         "volumeMounts": mounts,
     }
 
@@ -211,22 +216,22 @@ def agent_containers(
         f"--handover={HANDOVER}",
     ]
     mounts = [
-        _mount("workspace", WORKSPACE),
-        _mount("handover", HANDOVER),
-        _mount("agent-tmp", "/tmp"),
+        mount_of("workspace", WORKSPACE),
+        mount_of("handover", HANDOVER),
+        mount_of("agent-tmp", "/tmp"),
     ]
     if store:
         mounts.append(
             {
-                **_mount("store", store.path),
+                **mount_of("store", store.path),
                 **({"subPath": store.sub_path} if store.sub_path else {}),
             }
         )
     shared = {
-        **_image(agent.image, agent.image_pull_policy),
-        "env": _agent_environment(agent),
-        "resources": _resources(agent.resources),
-        "securityContext": _security(True),
+        **image_of(agent.image, agent.image_pull_policy),
+        "env": agent_environment(agent),
+        "resources": resources_of(agent.resources),
+        "securityContext": security_context(True),
         # Its last lines are its last words: why it failed is then said without its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts,
@@ -255,17 +260,19 @@ def _private_mounts(job: StageJob, stage: StageProfile, volumes: Volumes) -> lis
     ]
 
 
-def _agent_environment(agent: Agent) -> list[dict[str, Any]]:
+def agent_environment(agent: Agent, own: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """What our containers find: who they are, the profile's variables, and ``own``, which beat those."""
     here = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
-    plain = {"HOME": "/tmp", **agent.env}
+    plain = {"HOME": "/tmp", **agent.env, **(own or {})}
+    secret = {name: ref for name, ref in agent.secret_env.items() if name not in (own or {})}
     return [
         *(
             {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
             for name, path in here.items()
         ),
         *_environment(
-            {n: v for n, v in plain.items() if n not in {*here, *agent.secret_env}},
-            agent.secret_env,
+            {n: v for n, v in plain.items() if n not in {*here, *secret}},
+            secret,
         ),
     ]
 
@@ -283,7 +290,7 @@ def _environment(plain: Mapping[str, str], secret: Mapping[str, SecretRef]) -> l
     return made
 
 
-def _resources(asked: Resources) -> dict[str, Any]:
+def resources_of(asked: Resources) -> dict[str, Any]:
     same: dict[str, str] = {}
     if asked.memory:
         same["memory"] = asked.memory
@@ -300,7 +307,7 @@ def _resources(asked: Resources) -> dict[str, Any]:
     }
 
 
-def _security(read_only_root: bool) -> dict[str, Any]:
+def security_context(read_only_root: bool) -> dict[str, Any]:
     return {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -308,11 +315,11 @@ def _security(read_only_root: bool) -> dict[str, Any]:
     }
 
 
-def _image(image: str, policy: str | None) -> dict[str, str]:
+def image_of(image: str, policy: str | None) -> dict[str, str]:
     return {"image": image, **({"imagePullPolicy": policy} if policy else {})}
 
 
-def _mount(name: str, path: str) -> dict[str, Any]:
+def mount_of(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "mountPath": path}
 
 

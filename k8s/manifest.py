@@ -4,7 +4,7 @@
    was told to end, is replaced within the attempt once it is gone (``podReplacementPolicy: Failed``).
 2. Any other exit code of the command's container ends the Job. So does a pod that fails in any other way.
 3. The same attempt is the same Job wherever it is made: nothing here depends on moment, machine or order.
-4. No secret has a value in it. No ``ttlSecondsAfterFinished``: it is deleted when its end is on record.
+4. No secret has a value in it. No ``ttlSecondsAfterFinished``: it gets one once its end is on record.
 5. With a queue it is created suspended, and whoever has the queue lets it go.
 """
 

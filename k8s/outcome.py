@@ -32,7 +32,7 @@ from k8s.pods import (
 from k8s.waiting import Waiting, about, alive, blocked, refusals
 from ledger.events import Cause
 
-__all__ = ["Outcome", "State", "outcome"]
+__all__ = ["Outcome", "State", "has_ended", "outcome"]
 
 State = Literal[
     "absent",
@@ -105,6 +105,11 @@ def outcome(
         pod=found.pod or (seen(ordered[-1], command) if ordered else None),
         disruptions=tuple(said for pod in ordered if (said := disruption(pod))),
     )
+
+
+def has_ended(job: Object) -> bool:
+    """Whether the Job itself says that it is over, one way or the other."""
+    return any(_condition(job, kind) for kind in ("Complete", "Failed"))
 
 
 def _of_job(

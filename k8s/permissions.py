@@ -47,6 +47,7 @@ RUN: Final = (
     Permission("get", "jobs", "batch", "a Job that is there already cannot be adopted"),
     Permission("list", "jobs", "batch", "a run cannot be followed"),
     Permission("watch", "jobs", "batch", "a run cannot be followed"),
+    Permission("patch", "jobs", "batch", "finished Jobs stay for ever"),
     Permission("delete", "jobs", "batch", "nothing can be cancelled, or given up in time"),
     Permission("list", "pods", why="a run cannot be followed"),
     Permission("watch", "pods", why="a run cannot be followed"),

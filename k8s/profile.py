@@ -43,6 +43,7 @@ __all__ = [
     "MERGED",
     "Affinity",
     "Agent",
+    "Driver",
     "Profile",
     "Resources",
     "SecretRef",
@@ -280,6 +281,21 @@ class Agent(Section):
     )
 
 
+class Driver(Section):
+    """The Job that goes from stage to stage where no launcher stays (submit --detach)."""
+
+    service_account: Name = Field(
+        "distill-ledger-driver", description="Whose token it has: it makes and watches the Jobs."
+    )
+    resources: Resources = Field(default_factory=lambda: Resources(cpu="100m", memory="512Mi"))
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+    priority_class: Name | None = None
+    image_pull_secrets: list[Name] = Field(default_factory=list)
+    labels: dict[FreeLabelKey, LabelValue] = Field(default_factory=dict)
+    annotations: dict[FreeLabelKey, str] = Field(default_factory=dict)
+
+
 class Store(Section):
     """A store that is a folder on a shared volume."""
 
@@ -306,8 +322,13 @@ class Profile(Section):
         None, description="Where the Jobs are; None: as the kubeconfig says."
     )
     agent: Agent
+    driver: Driver = Field(default_factory=Driver)
     store: Store | None = None
     allow_host_path: bool = Field(False, description="Whether volumes may be folders of the node.")
+    keep_finished_seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        86400,
+        description="How long a Job stays once it has ended and its end is on record; null: for ever.",
+    )
     llm_variables: list[VariablePattern] = Field(
         default_factory=lambda: list(LLM_VARIABLES), description="What leads to a language model."
     )

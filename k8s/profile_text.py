@@ -255,6 +255,8 @@ def _shared_problems(profile: Profile, parsed: Parsed) -> Iterable[Problem]:
             yield from _beside(service, at, parsed)
             yield from _volumes(service.volumes, (*at, "volumes"), profile, parsed)
     yield from _beside(profile.agent, ("agent",), parsed)
+    for key, message in profile.driver.resources.contradictions():
+        yield _at(("driver", "resources", key), message, parsed)
     if profile.store and (own := _own_place(profile.store.path)):
         yield _at(("store", "path"), f"the launcher mounts its own {own} there", parsed)
     if profile.store and profile.store.host_path and not profile.allow_host_path:

@@ -49,14 +49,19 @@ _NOTHING: Final = Ready()
 
 
 class Followers:
-    """The files of the project ``project``, whose root is ``root``."""
+    """The files of the project ``project``, whose root is ``root``; none of them without ``keeps_files``."""
 
-    def __init__(self, root: Path, project: str, pointers: Pointers) -> None:
+    def __init__(
+        self, root: Path, project: str, pointers: Pointers, *, keeps_files: bool = True
+    ) -> None:
         self.root, self.project, self.pointers = root, project, pointers
+        self._keeps_files = keeps_files
 
     def file(self, name: str) -> TargetFile | None:
         """The file that follows ``name``, or None for a pointer without one."""
-        return TargetFile(self.root / name, self.pointers.store) if is_file_target(name) else None
+        if not self._keeps_files or not is_file_target(name):
+            return None
+        return TargetFile(self.root / name, self.pointers.store)
 
     @contextmanager
     def ready(self, body: Generation) -> Iterator[Ready]:

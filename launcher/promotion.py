@@ -56,7 +56,10 @@ def moved_since(history: PointerHistory, base: int, *, but: str) -> e.Generation
 
 
 class Promoter:
-    """Moves pointers of one project. ``root`` is the project root, ``new_id`` gives random ids."""
+    """Moves pointers of one project. ``root`` is the project root, ``new_id`` gives random ids.
+
+    Without ``keeps_files`` the target files are elsewhere: whoever has them brings them in step.
+    """
 
     def __init__(
         self,
@@ -66,9 +69,12 @@ class Promoter:
         root: Path,
         project: str,
         new_id: Callable[[], str],
+        keeps_files: bool = True,
     ) -> None:
         self.journal, self.store, self.root, self.project = journal, store, root, project
-        self.settling = Settling(journal, store, root=root, project=project, new_id=new_id)
+        self.settling = Settling(
+            journal, store, root=root, project=project, new_id=new_id, keeps_files=keeps_files
+        )
         self.pointers, self.followers = self.settling.pointers, self.settling.followers
         self._new_id = new_id
 
@@ -175,6 +181,13 @@ class Promoter:
         if winner is None:
             return UsageError(f"{history.name} is at g{history.latest}, not g{expected}")
         return RaceLostError(history.name, winner)
+
+    def adopt(self, name: str) -> None:
+        """Have what is there before the first promotion be a generation, before somebody elsewhere promotes.
+
+        Raises RaceLostError, IntegrityError, UnavailableError.
+        """
+        self._adopt(name, self.settling.settle(name))
 
     def _adopt(self, name: str, history: PointerHistory) -> PointerHistory:
         """A file that was there before the first promotion becomes a generation; returns the newest history."""

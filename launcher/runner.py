@@ -10,13 +10,15 @@ Rules:
 4. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
 5. A bucket or cluster that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
 6. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
-   supervisor finishes by itself.
+   supervisor finishes by itself. Of a cluster's run the first one leaves: its Jobs go on without this process.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,13 +51,15 @@ from launcher.workspace import Workspace, translated
 from ledger import events as e
 from ledger.decider import RunState, StageState, conclude, may_retry
 
-__all__ = ["Progress", "RunOutcome", "Runner", "exit_code_of"]
+__all__ = ["Progress", "RunOutcome", "Runner", "ended_attempts", "exit_code_of", "tell_changes"]
 
 T = TypeVar("T")
 
 _WAIT_SECONDS = 1.0
 #: The longest wait before what was away is asked again.
 _AGAIN_SECONDS = 5.0
+#: How long a run's end waits for the ends of its Jobs, which tell nothing new.
+_BOOKS_SECONDS = 10.0
 _BEGUN = ("submitted", "running")
 _SETTLED = ("succeeded", "failed", "skipped", "reused")
 
@@ -88,6 +92,30 @@ def exit_code_of(state: RunState) -> int:
     return 130 if isinstance(state.end, e.RunCancelled) else 70
 
 
+def ended_attempts(state: RunState) -> set[tuple[e.StageName, int]]:
+    """The attempts whose end is on record."""
+    return {
+        (name, number)
+        for name, stage in state.stages.items()
+        for number in range(1, stage.attempt + 1)
+        if number < stage.attempt or stage.status in ("succeeded", "failed")
+    }
+
+
+def tell_changes(ws: Workspace, progress: Progress, before: RunState, after: RunState) -> None:
+    """Show what became of the stages between two states of a run."""
+    for name, stage in after.stages.items():
+        was = before.stages[name]
+        if (was.attempt, was.status) == (stage.attempt, stage.status):
+            continue
+        log = log_path(ws, after, name, max(stage.attempt, 1))
+        told = was.attempt == stage.attempt and was.status in _BEGUN
+        if stage.status in _SETTLED:
+            progress.stage_ended(after, stage, log)
+        elif stage.status in _BEGUN and not told:
+            progress.stage_began(after, stage, log)
+
+
 def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
     """The pods that are not on record yet."""
     return [
@@ -104,7 +132,10 @@ def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
 
 
 class Runner:
-    """Runs of one workspace. ``config``'s variables, secrets included, are for the stages only."""
+    """Runs of one workspace. ``config``'s variables, secrets included, are for the stages only.
+
+    ``remote``: the stages run elsewhere, and need neither this process nor anything of this machine.
+    """
 
     def __init__(
         self,
@@ -114,10 +145,11 @@ class Runner:
         progress: Progress,
         *,
         spec_of: Callable[..., StageSpec] = stage_spec,
+        remote: bool = False,
     ) -> None:
         self.ws, self.executor, self.config, self.progress = ws, executor, config, progress
         #: What an attempt is told, where the executor runs it.
-        self._spec_of = spec_of
+        self._spec_of, self.remote = spec_of, remote
         self.force = False
         self._look_seconds = look_seconds(ws.store.where, 0.0)
         self._interrupts = Interrupts()
@@ -127,26 +159,37 @@ class Runner:
 
         Raises ConflictError (another machine has it), KeyboardInterrupt (the second one).
         """
-        with self._interrupts:
-            state = self.ws.journal.run(run_id)
-            if state.request is None:
-                raise UsageError(f"run {run_id} was never requested")
-            try:
-                if state.status == "open":
-                    self.executor.prepare()
-                    make_folders(run_dir(self.ws, state))
-                state = self.ws.documents.write(run_id)
-                while state.status == "open":
-                    if self._interrupts.asked:
-                        self.progress.note("stopping; a second Ctrl-C leaves at once")
-                        state = self.cancel(run_id, "interrupted")
-                    else:
-                        state = self._outlast(partial(self._advance, state))
-            finally:
-                self.executor.close()
-            if self._interrupts.asked and state.status == "succeeded":
-                raise KeyboardInterrupt  # it came too late for the run, but not for its promotion
-        return self._finish(state)
+        ended = False
+        try:
+            with self._interrupts:
+                state = self._driven(run_id)
+            outcome, ended = self.finish(state), True
+        finally:
+            with suppress(KeyboardInterrupt) if ended else nullcontext():
+                self.executor.close(_BOOKS_SECONDS if ended else 0.0)
+        return outcome
+
+    def _driven(self, run_id: str) -> RunState:
+        """The run, once it has ended."""
+        state = self.ws.journal.run(run_id)
+        if state.request is None:
+            raise UsageError(f"run {run_id} was never requested")
+        if state.status == "open":
+            self.executor.prepare()
+            self._make_folders(state)
+            self._tell_recorded(run_id, ended_attempts(state))
+        state = self.ws.documents.write(run_id)
+        while state.status == "open":
+            if self._interrupts.asked and self.remote:
+                raise KeyboardInterrupt
+            if self._interrupts.asked:
+                self.progress.note("stopping; a second Ctrl-C leaves at once")
+                state = self.cancel(run_id, "interrupted")
+            else:
+                state = self._outlast(partial(self._advance, state))
+        if self._interrupts.asked and state.status == "succeeded":
+            raise KeyboardInterrupt  # it came too late for the run, but not for its promotion
+        return state
 
     def cancel(self, run_id: str, reason: str) -> RunState:
         """Ask the current attempt to stop, wait for it, and record the run's end. Idempotent.
@@ -169,6 +212,11 @@ class Runner:
             else:
                 state = self._record(state, self._cancelled(state, reason))
         return state
+
+    def leave(self, state: RunState) -> None:
+        """Let go of a run that was cancelled: the Jobs of its stages need not be kept."""
+        self._tell_recorded(state.run_id, ended_attempts(state))
+        self.executor.close()
 
     def _cancelled(self, state: RunState, reason: str) -> e.EventData:
         at = state.current()
@@ -226,16 +274,8 @@ class Runner:
     def _advance(self, state: RunState) -> RunState:
         """One step, and what it changed on the screen, whoever changed it."""
         after = self._step(state)
-        for name, stage in after.stages.items():
-            before = state.stages[name]
-            if (before.attempt, before.status) == (stage.attempt, stage.status):
-                continue
-            log = log_path(self.ws, after, name, max(stage.attempt, 1))
-            told = before.attempt == stage.attempt and before.status in _BEGUN
-            if stage.status in _SETTLED:
-                self.progress.stage_ended(after, stage, log)
-            elif stage.status in _BEGUN and not told:
-                self.progress.stage_began(after, stage, log)
+        self._tell_recorded(state.run_id, ended_attempts(after) - ended_attempts(state))
+        tell_changes(self.ws, self.progress, state, after)
         return after
 
     def _step(self, state: RunState) -> RunState:
@@ -253,7 +293,7 @@ class Runner:
             case r.Intend(stage=stage, attempt=attempt):
                 return self._intend(state, stage, attempt)
             case r.Start(stage=stage, attempt=attempt):
-                make_folders(run_dir(self.ws, state))  # an earlier stage may have removed one
+                self._make_folders(state)  # an earlier stage may have removed one
                 spec = self._spec_of(self.ws, self.config, state, stage, attempt)
                 return self._submitted(state, stage, attempt, self.executor.start(spec))
             case r.Adopt(stage=stage, attempt=attempt, handle=handle):
@@ -271,6 +311,16 @@ class Runner:
             case r.Conclude():
                 return self._record(state, conclude(state))
         return self.ws.journal.run(run_id)
+
+    def _make_folders(self, state: RunState) -> None:
+        """The run's folders; those of a cluster's run only where its project is, for it needs none."""
+        assert state.request is not None
+        if not self.remote or os.access(state.request.project_root, os.W_OK):
+            make_folders(run_dir(self.ws, state))
+
+    def _tell_recorded(self, run_id: str, ended: set[tuple[e.StageName, int]]) -> None:
+        for stage, attempt in sorted(ended):
+            self.executor.recorded(run_id, stage, attempt)
 
     def _intend(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
         plan, request = state.stages[stage].plan, state.request
@@ -360,11 +410,14 @@ class Runner:
         return self.ws.documents.write(state.run_id)
 
     def _log(self, state: RunState, stage: e.StageName, attempt: int) -> str:
-        return relative_to_project(log_path(self.ws, state, stage, attempt), self.ws.root)
+        assert state.request is not None
+        root = Path(state.request.project_root)
+        return relative_to_project(log_path(self.ws, state, stage, attempt), root)
 
     # --- the end ---
 
-    def _finish(self, state: RunState) -> RunOutcome:
+    def finish(self, state: RunState) -> RunOutcome:
+        """How a run that has ended came out, its promotion decided if nobody decided it yet. Idempotent."""
         request, code = state.request, exit_code_of(state)
         if state.status != "succeeded" or request is None or request.promotion is None:
             return RunOutcome(state, code)

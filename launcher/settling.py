@@ -88,9 +88,10 @@ class Settling:
         root: Path,
         project: str,
         new_id: Callable[[], str],
+        keeps_files: bool = True,
     ) -> None:
         self.journal, self.store, self.pointers = journal, store, Pointers(store)
-        self.followers = Followers(root, project, self.pointers)
+        self.followers = Followers(root, project, self.pointers, keeps_files=keeps_files)
         self._new_id = new_id
 
     def settle(self, name: str, *, rolling_back: bool = False) -> PointerHistory:

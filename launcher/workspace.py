@@ -164,14 +164,29 @@ def ledger_file(home: Path) -> Path:
 
 
 def open_workspace(
-    settings: Settings, root: Path, *, writing: bool, actor: str | None = None
+    settings: Settings,
+    root: Path,
+    *,
+    writing: bool,
+    actor: str | None = None,
+    keeps_files: bool = True,
 ) -> Workspace:
-    """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError."""
+    """Open ledger and store. Raises UnavailableError, IntegrityError, UsageError.
+
+    Without ``keeps_files`` the project is elsewhere, and no target file of it is kept in step here.
+    """
     home, store = open_parts(settings, root)
     with translated():
         ledger = _open_ledger(settings, home, store, writing=writing)
     journal = Journal(ledger, actor or settings.actor, clock.now)
-    promoter = Promoter(journal, store, root=root, project=settings.project, new_id=clock.new_id)
+    promoter = Promoter(
+        journal,
+        store,
+        root=root,
+        project=settings.project,
+        new_id=clock.new_id,
+        keeps_files=keeps_files,
+    )
     documents = Documents(journal, home / "locks", shared=settings.ledger == "store")
     return Workspace(root, settings, home, ledger, store, journal, documents, promoter)
 

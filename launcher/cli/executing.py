@@ -5,8 +5,10 @@ All that belongs to a cluster is imported where a run needs it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import request
@@ -14,8 +16,8 @@ from launcher.cli.common import project_root
 from launcher.config import Config
 from launcher.errors import IntegrityError, UsageError
 from launcher.executors.local import LocalExecutor
+from launcher.pipeline import log_name
 from launcher.runner import Progress, Runner
-from launcher.surroundings import log_path
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import RunRequested
@@ -24,18 +26,40 @@ from ledger.run_state import StageState
 if TYPE_CHECKING:
     from k8s.client import Client
     from k8s.profile_text import ReadProfile
+    from launcher.executors.kubernetes import KubernetesExecutor
 
-__all__ = ["jobs_yaml", "on_cluster", "on_pods", "refuse_mixed", "runner_for"]
+__all__ = [
+    "client_of",
+    "executor_of",
+    "jobs_yaml",
+    "on_cluster",
+    "on_pods",
+    "profile_in",
+    "profile_of",
+    "refuse_mixed",
+    "runner_for",
+]
 
 
 def refuse_mixed(
-    executor: str, *, profile: str | None, code: str, output: str | None, dry_run: bool
+    executor: str,
+    *,
+    profile: str | None,
+    code: str,
+    detach: bool,
+    output: str | None,
+    dry_run: bool,
 ) -> None:
     """Refuse flags that do not go together. Raises UsageError."""
     cluster = executor == "kubernetes"
     if cluster and profile is None:
         raise UsageError("--executor kubernetes needs --profile", "configs/profiles/ has some")
-    for flag, given in (("--profile", profile is not None), ("--code", code != "project")):
+    clusters = {
+        "--profile": profile is not None,
+        "--code": code != "project",
+        "--detach": detach,
+    }
+    for flag, given in clusters.items():
         if given and not cluster:
             raise UsageError(f"{flag} needs --executor kubernetes")
     if output is not None and not (cluster and dry_run):
@@ -59,7 +83,7 @@ def on_cluster(
     data = _profile_bytes(profile)
     read = _parsed(data, profile, wanted)
     if not dry_run:
-        _client(read)
+        client_of(read)
     store = request.hashing(ws.store) if dry_run else ws.store
     private = [ws.root / one.path for one in wanted.given if not one.stored]
     places = (ws.home, ws.root / wanted.output_root, *private)
@@ -81,7 +105,7 @@ def jobs_yaml(ws: Workspace, config: Config, wanted: RunRequested, profile: str 
     from launcher.pods import pod_spec
 
     assert profile is not None
-    read = _parsed(_profile_bytes(profile), profile, wanted)
+    read = profile_in(profile, wanted)
     dry = replace(ws, store=request.hashing(ws.store))
     stages = {plan.name: StageState(plan) for plan in wanted.stages}
     state = RunState(f"run/{wanted.run_id}", status="open", request=wanted, stages=stages)
@@ -98,26 +122,52 @@ def runner_for(ws: Workspace, config: Config, state: RunState, screen: Progress)
     wanted = state.request
     if wanted is None or not on_pods(state):
         return Runner(ws, LocalExecutor(ws.store, ws.home), config, screen)
-    from launcher.executors.kubernetes import KubernetesExecutor
     from launcher.pods import pod_spec
 
-    digest = wanted.provenance.profile_digest
-    if digest is None:
-        raise IntegrityError(f"run {wanted.run_id} names no profile")
-    read = _parsed(ws.store.read_blob(digest), f"the profile of {wanted.run_id}", wanted)
+    executor = executor_of(ws, wanted, say=screen.note)
+    spec_of = partial(pod_spec, profile=executor.profile)
+    return Runner(ws, executor, config, screen, spec_of=spec_of, remote=True)
 
-    executor = KubernetesExecutor(
+
+def executor_of(
+    ws: Workspace,
+    wanted: RunRequested,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    looks_only: bool = False,
+    logs: Path | None = None,
+) -> KubernetesExecutor:
+    """The executor of a run whose stages are Jobs. ``logs``: where logs go as they come, not the run's own folder."""
+    from launcher.executors.kubernetes import KubernetesExecutor
+
+    folder = logs or ws.documents.run_dir(wanted) / "logs"
+    read = profile_of(ws, wanted)
+    return KubernetesExecutor(
         ws.store,
         ws.home,
         project=wanted.project,
         profile=read,
-        connect=partial(_client, read),
-        live_log=lambda _, stage, attempt: log_path(ws, state, stage, attempt),  # type: ignore[arg-type]
+        connect=partial(client_of, read),
+        live_log=lambda _, stage, attempt: folder / log_name(stage, attempt),  # type: ignore[arg-type]
+        say=say,
+        looks_only=looks_only,
     )
-    return Runner(ws, executor, config, screen, spec_of=partial(pod_spec, profile=read))
 
 
-def _client(read: ReadProfile) -> Client:
+def profile_of(ws: Workspace, wanted: RunRequested) -> ReadProfile:
+    """The profile that a run was requested with. Raises IntegrityError, UnavailableError."""
+    digest = wanted.provenance.profile_digest
+    if digest is None:
+        raise IntegrityError(f"run {wanted.run_id} names no profile")
+    return _parsed(ws.store.read_blob(digest), f"the profile of {wanted.run_id}", wanted)
+
+
+def profile_in(file: str, wanted: RunRequested) -> ReadProfile:
+    """The profile in a file, for a run that is not requested yet. Raises UsageError."""
+    return _parsed(_profile_bytes(file), file, wanted)
+
+
+def client_of(read: ReadProfile) -> Client:
     """Asks nothing yet. Raises UsageError where nothing leads to a cluster."""
     from k8s.client import Client
     from k8s.errors import K8sError

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -28,6 +28,9 @@ from launcher.workspace import Workspace, translated
 from ledger.decider import RunState, StageState
 from ledger.events import STAGES, StageName
 from ledger.run_state import SETTLED_WELL
+
+if TYPE_CHECKING:
+    from launcher.cli.pod_logs import PodLogs
 
 __all__ = ["logs_command"]
 
@@ -64,9 +67,31 @@ def logs_command(
         number = attempt or chosen.attempt
         if number > chosen.attempt:
             raise UsageError(f"{chosen.plan.name} has had {chosen.attempt} attempts, not {number}")
+        if number == chosen.attempt and _is_in_pod(ws, state, chosen):
+            with _pod_logs(ws, state) as pods:
+                if pods.copy(chosen.plan.name, number, sys.stdout.buffer):
+                    sys.stdout.buffer.flush()
+                    return 0
         with opened_log(ws, state, chosen.plan.name, number) as log:
             _copy(log, sys.stdout.buffer)
     return 0
+
+
+def _is_in_pod(ws: Workspace, state: RunState, stage: StageState) -> bool:
+    """Whether the newest attempt's output is with its pod alone: no launcher here writes it down."""
+    runs = state.status == "open" and stage.status in ("submitted", "running")
+    return runs and _on_pods(state) and not is_driven(ws, state.run_id)
+
+
+def _on_pods(state: RunState) -> bool:
+    return state.request is not None and state.request.executor == "kubernetes"
+
+
+def _pod_logs(ws: Workspace, state: RunState) -> PodLogs:
+    from launcher.cli.pod_logs import PodLogs  # here: few logs are asked of a cluster
+
+    assert state.request is not None
+    return PodLogs(ws, state.request)
 
 
 def _copy(log: BinaryIO, out: BinaryIO) -> None:
@@ -108,9 +133,18 @@ class _Following:
     ) -> None:
         self.ws, self.run_id, self.stage, self.attempt, self.out = ws, run_id, stage, attempt, out
         self._left: Callable[[], bool] | None = None
+        self._pods: PodLogs | None = None
 
     def run(self) -> None:
         """Raises UnavailableError where the run was left alone."""
+        state = self._state()
+        if state.status == "open" and _on_pods(state) and not is_driven(self.ws, self.run_id):
+            with _pod_logs(self.ws, state) as self._pods:
+                self._follow()
+        else:
+            self._follow()
+
+    def _follow(self) -> None:
         shown: _Attempt | None = None
         while True:
             state = self._state()
@@ -159,6 +193,8 @@ class _Following:
             again = f" attempt {attempt}" if attempt > 1 else ""
             click.echo(paint(f"==> {stage}{again} <==", dim=True), err=True)
         path = log_path(self.ws, state, stage, attempt)
+        if self._pods is not None:
+            path = self._pods.path(stage, attempt)
         while not path.is_file():
             if self._has_ended(stage, attempt):
                 with suppress(UsageError), opened_log(self.ws, state, stage, attempt) as log:
@@ -177,7 +213,7 @@ class _Following:
     def _finish(self, shown_bytes: int, stage: StageName, attempt: int) -> None:
         """Of a pod's log, what came too late to be followed."""
         state = self._state()
-        if state.request is not None and state.request.executor == "kubernetes":
+        if _on_pods(state):
             with suppress(UsageError), opened_log(self.ws, state, stage, attempt) as log:
                 log.seek(shown_bytes)
                 _copy(log, self.out)
@@ -191,15 +227,21 @@ class _Following:
     def _pause(self, at: _Attempt | None) -> None:
         """Wait a moment. Raises UnavailableError once nothing more can come by itself."""
         clock.sleep(_POLL_SECONDS)
-        if is_driven(self.ws, self.run_id) or (at is not None and self._is_written(*at)):
+        if self._more_may_come(at):
             self._left = None
         elif self._left is None:
             self._left = clock.deadline(_LEFT_SECONDS)
         elif self._left():
             name = short_id(self.run_id)
+            back = "attach" if _on_pods(self._state()) else "resume"
             raise UnavailableError(
-                f"nobody drives run {name} now; its log ends here", f"launcher resume {name}"
+                f"nobody drives run {name} now; its log ends here", f"launcher {back} {name}"
             )
+
+    def _more_may_come(self, at: _Attempt | None) -> bool:
+        if self._pods is not None and self._pods.goes_on(at):
+            return True
+        return is_driven(self.ws, self.run_id) or (at is not None and self._is_written(*at))
 
     def _is_written(self, stage: StageName, attempt: int) -> bool:
         """Whether an attempt's supervisor may still be at work: it lives, or it is out of sight."""

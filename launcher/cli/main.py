@@ -21,12 +21,13 @@ from launcher.cli.terminal import one_line, silence
 from launcher.errors import LauncherError
 from ledger.errors import LedgerError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "explain", "main"]
 
 #: Command -> (module under launcher.cli, one line of help, heading). Help is here so that --help imports nothing.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "submit": ("runs", "Start a run and follow it to its end.", "Runs"),
     "resume": ("runs", "Go on with a run whose launcher died.", "Runs"),
+    "attach": ("attach", "Follow a run on Kubernetes; go on with it where nobody does.", "Runs"),
     "cancel": ("runs", "Stop a run: its whole process group, after a grace period.", "Runs"),
     "status": ("status", "Everything about a run: why it failed, what to type next.", "Runs"),
     "list": ("listing", "The newest runs, and what became of them.", "Runs"),
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             import traceback
 
             traceback.print_exc()
-        code = _explain(exc)
+        code = explain(exc)
     sys.exit(code)
 
 
@@ -153,7 +154,7 @@ def _run(args: list[str], state: dict[str, bool]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _explain(exc: BaseException) -> int:
+def explain(exc: BaseException) -> int:
     """Say in one line what went wrong, and return the exit code that says it."""
     match exc:
         case click.exceptions.Exit():
@@ -166,7 +167,7 @@ def _explain(exc: BaseException) -> int:
         case LauncherError():
             return _say(str(exc), exc.exit_code)
         case LedgerError():
-            return _explain(_translated(exc))
+            return explain(_translated(exc))
         case KeyboardInterrupt():
             return _say("stopped; launcher shows what goes on", 130)
         case BrokenPipeError():

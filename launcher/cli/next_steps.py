@@ -16,12 +16,13 @@ def next_commands(view: View, state: RunState) -> list[str]:
     """What a person is likely to type after looking at this run."""
     name = view.name(state.run_id)
     if state.status == "open":
+        jobs = view.has_jobs(state)
         if view.elsewhere(state) is not None:
-            return [f"launcher status {name}"]
+            return [view.back_to(state) if jobs else f"launcher status {name}"]
         follow = f"launcher logs {name} -f"
         if view.is_driven(state):
-            return [follow, f"launcher cancel {name}"]
-        return [f"launcher resume {name}", f"launcher cancel {name}"]
+            return [follow, *([view.back_to(state)] if jobs else []), f"launcher cancel {name}"]
+        return [view.back_to(state), f"launcher cancel {name}"]
     if isinstance(state.end, RunFailed):
         return [f"launcher logs {name} {state.end.stage}", submit_again(state)]
     if state.status == "cancelled":

@@ -66,11 +66,20 @@ class Screen:
         """The first line: which run, from which teacher and code; then the stages that ended before."""
         echo("  ".join(self._opening(state)))
         if state.status == "open" and is_terminal():
-            hint = f"launcher resume {self.view.name(state.run_id)}"
-            echo(paint(f"Ctrl-C stops the stage; closing the terminal does not: {hint}", dim=True))
+            echo(paint(self._leaving(state), dim=True))
         for stage in state.stages.values():
             if stage.status in SETTLED_WELL:
                 echo(stage_line(self.ws.store, state, stage))
+
+    def _leaving(self, state: RunState) -> str:
+        """What Ctrl-C does."""
+        back = self.view.back_to(state)
+        if not self.view.has_jobs(state):
+            return f"Ctrl-C stops the stage; closing the terminal does not: {back}"
+        stop = f"launcher cancel {self.view.name(state.run_id)}"
+        if self.view.driver_job(state) is not None:
+            return f"Ctrl-C leaves it to its driver; to stop it: {stop}"
+        return f"Ctrl-C leaves: the stage goes on in its Job, what follows waits for {back}; to stop it: {stop}"
 
     def _opening(self, state: RunState) -> list[str]:
         request = state.request

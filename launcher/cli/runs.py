@@ -17,6 +17,7 @@ from launcher.cli.progress import Screen, say_end
 from launcher.cli.terminal import echo
 from launcher.cli.view import View
 from launcher.config import Config, load
+from launcher.drivers import noted_driver
 from launcher.errors import ConflictError, UsageError
 from launcher.pipeline import skip_warnings
 from launcher.project import network_filesystem
@@ -26,7 +27,7 @@ from launcher.workspace import Workspace, translated
 from ledger.decider import RunState
 from ledger.events import RunRequested
 
-__all__ = ["cancel_command", "resume_command", "submit_command"]
+__all__ = ["cancel_command", "config_of", "drive", "resume_command", "submit_command"]
 
 
 def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
@@ -87,6 +88,11 @@ config."""
     show_default=True,
     help="With kubernetes: bring the project's code, or use the image's own.",
 )
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="With kubernetes: a driver in the cluster goes on with it; this machine may go.",
+)
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Kept with the run.")
 @click.option("--note", metavar="TEXT", help="Kept with the run.")
 @click.option(
@@ -112,13 +118,20 @@ def submit_command(
     executor: str,
     profile: str | None,
     code: str,
+    detach: bool,
     labels: tuple[str, ...],
     note: str | None,
     dry_run: bool,
     output: str | None,
     home: str | None,
 ) -> int:
-    refuse_mixed(executor, profile=profile, code=code, output=output, dry_run=dry_run)
+    refuse_mixed(
+        executor, profile=profile, code=code, detach=detach, output=output, dry_run=dry_run
+    )
+    if detach:
+        from launcher.cli import detaching
+
+        detaching.refuse_unreachable(home)
     sets = _pairs(overrides, "--set")
     flags = request.Flags(
         run_id=run_id or clock.new_run_id(clock.now()),
@@ -145,11 +158,14 @@ def submit_command(
         wanted = request.request_run(ws, parsed, flags, dry_run=dry_run)
         if profile is not None:
             wanted = on_cluster(ws, parsed, wanted, profile, code=code, dry_run=dry_run)
+        if detach:
+            detaching.try_driver(ws, wanted, profile, dry_run=dry_run)
         for warning in skip_warnings(wanted.stages):
             click.echo(f"warning: {warning}", err=True)
         _warn_of_network(ws)
         if output == "yaml":
-            click.echo(jobs_yaml(ws, parsed, wanted, profile), nl=False)
+            driver = detaching.driver_yaml(ws, wanted, profile) + "---\n" if detach else ""
+            click.echo(driver + jobs_yaml(ws, parsed, wanted, profile), nl=False)
             return 0
         if dry_run:
             for line in plan_lines(View(ws), parsed, wanted):
@@ -157,7 +173,9 @@ def submit_command(
             return 0
         with driving(ws, wanted.run_id):
             _append_request(ws, wanted)
-            return _drive(ws, parsed, wanted.run_id)
+            if not detach:
+                return drive(ws, parsed, wanted.run_id)
+        return detaching.start_driver(ws, wanted)
 
 
 def _refuse_early(home: str | None, config: Config, flags: request.Flags) -> None:
@@ -191,18 +209,28 @@ def _append_request(ws: Workspace, wanted: RunRequested) -> None:
     ws.journal.record_run(wanted.run_id, propose)
 
 
-def _drive(ws: Workspace, config: Config, run_id: str, *, force: bool = False) -> int:
-    screen = Screen(ws)
+def drive(
+    ws: Workspace,
+    config: Config,
+    run_id: str,
+    *,
+    force: bool = False,
+    screen: Screen | None = None,
+) -> int:
+    """Drive a run to its end and say how it came out; ``screen`` has shown its opening. Returns the exit code."""
     state = ws.journal.run(run_id)
+    if screen is None:
+        screen = Screen(ws)
+        screen.opening(state)
     runner = runner_for(ws, config, state, screen)
     runner.force = force
-    screen.opening(state)
     try:
         with screen:
             outcome = runner.run(run_id)
     except KeyboardInterrupt:
-        name = View(ws).name(run_id)
-        echo(f"launcher: left {name}; what was started goes on: launcher resume {name}", err=True)
+        from launcher.cli.detaching import left_words
+
+        echo(f"launcher: {left_words(ws, run_id)}", err=True)
         return 130
     say_end(ws, outcome)
     return outcome.exit_code
@@ -223,7 +251,7 @@ def resume_command(run: str, force: bool, home: str | None) -> int:
             _refuse_elsewhere(ws, state)
         config = config_of(ws, state, {} if on_pods(state) else os.environ)
         with driving(ws, run_id):
-            return _drive(ws, config, run_id, force=force)
+            return drive(ws, config, run_id, force=force)
 
 
 def _refuse_elsewhere(ws: Workspace, state: RunState) -> None:
@@ -252,6 +280,11 @@ def cancel_command(run: str, reason: str, home: str | None) -> int:
         while state.status == "open":
             state = runner.cancel(run_id, reason)
         ws.documents.write(run_id)
+        runner.leave(state)
+        if noted_driver(ws.store, run_id):
+            from launcher.cli.detaching import end_driver
+
+            end_driver(ws, state)
     click.echo(f"{short_id(run_id)}  {state.status}")
     return 0 if state.status == "cancelled" else 3
 

@@ -92,6 +92,7 @@ def _lines(view: View, state: RunState) -> list[str]:
     request = _request(state)
     lines = [state_line(view, state)]
     lines += [stage_line(view.ws.store, state, stage) for stage in state.stages.values()]
+    lines += fact("driver", f"Job {job}" if (job := view.driver_job(state)) else "")
     lines += _under_way(view, state)
     lines += fact("note", one_line(request.note or ""))
     labels = (f"{name}={value}" for name, value in request.labels.items())
@@ -204,6 +205,7 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         "attended": view.attended(state),
         "machine": view.elsewhere(state),
         "cluster": asdict(cluster) if cluster else None,
+        "driver_job": view.driver_job(state),
         "note": request.note,
         "labels": dict(sorted(request.labels.items())),
         "actor": state.actor,

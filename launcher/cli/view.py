@@ -20,6 +20,7 @@ from typing import Final
 from launcher.cli.common import seconds_between
 from launcher.cli.driving import is_driven
 from launcher.cli.following import Followers
+from launcher.drivers import noted_driver
 from launcher.errors import LauncherError
 from launcher.project import pointer_name
 from launcher.refs import short_id
@@ -78,6 +79,7 @@ class View:
     def __init__(self, ws: Workspace) -> None:
         self.ws = ws
         self._runs: dict[str, RunState] = {}
+        self._drivers: dict[str, str | None] = {}
 
     # --- runs ---
 
@@ -115,12 +117,34 @@ class View:
         return frozenset(self.run_ids)
 
     def is_driven(self, state: RunState) -> bool:
-        """Whether a launcher drives this open run now."""
-        return is_driven(self.ws, state.run_id)
+        """Whether a launcher drives this open run now, or was asked to in the cluster."""
+        return is_driven(self.ws, state.run_id) or self.driver_job(state) is not None
+
+    def driver_job(self, state: RunState) -> str | None:
+        """``NAMESPACE/NAME`` of the Job that this open run was given to drive it; None where it has none."""
+        if state.status != "open" or not self.has_jobs(state):
+            return None
+        if state.run_id not in self._drivers:
+            try:
+                noted = noted_driver(self.ws.store, state.run_id)
+            except LauncherError:
+                noted = None
+            self._drivers[state.run_id] = "/".join(noted) if noted else None
+        return self._drivers[state.run_id]
+
+    def has_jobs(self, state: RunState) -> bool:
+        """Whether the run's stages are Jobs."""
+        return state.request is not None and state.request.executor == "kubernetes"
+
+    def back_to(self, state: RunState) -> str:
+        """The command that goes on with an open run, or follows it."""
+        verb = "attach" if self.has_jobs(state) else "resume"
+        return f"launcher {verb} {self.name(state.run_id)}"
 
     def elsewhere(self, state: RunState) -> str | None:
         """The machine that an open run belongs to, and that alone knows who drives it; None: it is this one."""
-        if state.status != "open" or self.ws.documents.folders.is_here(state):
+        driver = self.driver_job(state)
+        if state.status != "open" or driver or self.ws.documents.folders.is_here(state):
             return None
         return machine_of(state)
 
@@ -242,7 +266,7 @@ class View:
             return f"{state.end.stage or 'before its first stage'}: {state.end.reason}"
         if state.status == "open":
             alone = self.attended(state) is False
-            return f"left alone: launcher resume {self.name(state.run_id)}" if alone else ""
+            return f"left alone: {self.back_to(state)}" if alone else ""
         found = [said for p in self.pointers if (said := self._outcome(p, state))]
         if not found and state.request is not None and state.request.promotion is not None:
             return f"promotion undecided: launcher resume {self.name(state.run_id)}"

@@ -9,6 +9,7 @@ Rules:
 4. What waits for longer than the profile allows, or for what cannot come, is given up: closed with the cause, then
    its Job deleted. So is a command that runs past its time limit.
 5. Only what the API server did not answer is asked again (``launcher.retry``).
+6. A Job stays until its end is on record, and for as long after it as the profile says (``expiring``).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from k8s.watch import Mirror, Seen
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, StageSpec
 from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
+from launcher.executors.expiring import Expiring
 from launcher.executors.port import (
     AwayError,
     AwayRefusedError,
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 
     from k8s.client import Client
 
-__all__ = ["KubernetesExecutor", "PodSpec"]
+__all__ = ["KubernetesExecutor", "PodSpec", "asked"]
 
 #: How long the first lists of a run's Jobs, pods and events may take.
 _LIST_SECONDS: Final = 60.0
@@ -118,6 +120,8 @@ class KubernetesExecutor:
     """An Executor over the Jobs of one project. ``connect`` is called when a cluster is first needed.
 
     ``live_log`` names the file that a command's output goes to as it comes, for whoever looks on; it may lack some.
+    ``say`` is told what a person should know and nothing depends on. With ``looks_only`` nothing is ever given up,
+    deleted or closed for what was seen: somebody else drives the run.
     """
 
     def __init__(
@@ -129,11 +133,15 @@ class KubernetesExecutor:
         profile: ReadProfile,
         connect: Callable[[], Client],
         live_log: Callable[[str, str, int], Path] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        looks_only: bool = False,
     ) -> None:
         self.store, self.home, self.project, self.profile = store, home, project, profile
-        self._connect, self._live_log = connect, live_log
+        self._connect, self._live_log, self._say = connect, live_log, say
+        self._looks_only = looks_only
         self._client: Client | None = None
         self._mirrors: dict[str, Mirror] = {}
+        self._expiring: dict[str, Expiring] = {}
         self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
         self._told: set[str] = set()
         self._bells: set[str] = set()
@@ -144,11 +152,24 @@ class KubernetesExecutor:
         """See the port."""
         self._cluster()
 
-    def close(self) -> None:
+    def close(self, wait_seconds: float = 0.0) -> None:
         """See the port."""
+        for expiring in self._expiring.values():
+            expiring.close(wait_seconds)
+        self._expiring.clear()
         for mirror in self._mirrors.values():
             mirror.close()
         self._mirrors.clear()
+
+    def recorded(self, run_id: str, stage: str, attempt: int) -> None:
+        """See the port."""
+        seconds = self.profile.profile.keep_finished_seconds
+        if seconds is None:
+            return
+        if run_id not in self._expiring:
+            made = Expiring(self._cluster(), self._mirror(run_id), seconds, self._say)
+            self._expiring[run_id] = made
+        self._expiring[run_id].add(stage, attempt)
 
     def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
         """See the port."""
@@ -161,7 +182,7 @@ class KubernetesExecutor:
             return Handle(job_name=names.job_name(spec.job.attempt), task_digest=spec.task)
         made, client = spec.manifest(self.profile), self._cluster()
         self._mirror(spec.run_id)  # listed before there is anything to miss
-        return self._handle(_asked(lambda: client.create_or_adopt_job(made, spec.job.attempt)))
+        return self._handle(asked(lambda: client.create_or_adopt_job(made, spec.job.attempt)))
 
     def observe(self, run_id: str, stage: str, attempt: int) -> Observation:
         """See the port."""
@@ -203,7 +224,7 @@ class KubernetesExecutor:
         deadline = time.monotonic() + given.grace_seconds + given.save_seconds + _DELETION_SECONDS
         mirror, pause = self._mirror(run_id), 0.5
         while True:
-            job, pods = self._parts(_asked(mirror.fresh), stage, attempt)
+            job, pods = self._parts(asked(mirror.fresh), stage, attempt)
             seen = outcome(job, pods)
             if seen.gone:
                 return
@@ -225,9 +246,26 @@ class KubernetesExecutor:
         of = self._of(run_id, stage, attempt)
         if of.is_closed():
             return
-        if not outcome(*self._parts(_asked(self._mirror(run_id).fresh), stage, attempt)).gone:
+        if not outcome(*self._parts(asked(self._mirror(run_id).fresh), stage, attempt)).gone:
             raise ConflictError(f"{of} is still running")
         of.close(cause, reason)
+
+    def seen(self, run_id: str) -> Seen:
+        """What the cluster has of a run now. Raises UnavailableError, UsageError."""
+        seen = self._mirror(run_id).ready(_LIST_SECONDS)
+        if seen.error is not None:
+            raise _ours(seen.error)
+        return seen
+
+    def log(self, run_id: str, stage: str, attempt: int) -> Iterator[bytes] | None:
+        """What the newest pod of an attempt has printed so far, raw; None: it has none. Raises UnavailableError."""
+        _, pods = self._parts(self.seen(run_id), stage, attempt)
+        started = _pods(pods)
+        if not started:
+            return None
+        newest = next(one for one in pods if one["metadata"]["uid"] == started[-1].uid)
+        name, client = newest["metadata"]["name"], self._cluster()
+        return asked(lambda: client.log(name, COMMAND)).parts()
 
     # --- looking ---
 
@@ -243,7 +281,7 @@ class KubernetesExecutor:
             return self._ended(of, result, job, pods)
         said = outcome(job, pods, seen.events)
         if said.gone:
-            job, pods = self._parts(_asked(self._mirror(run_id).fresh), stage, attempt)
+            job, pods = self._parts(asked(self._mirror(run_id).fresh), stage, attempt)
             said = outcome(job, pods, seen.events)
             # It may have been committed between the first look and the end.
             result = of.result()
@@ -254,7 +292,9 @@ class KubernetesExecutor:
         if job is None:
             handle = Handle(namespace=self._cluster().namespace)
             return Running(handle, waits_for=said.message, since=said.since)
-        if result is not None and not job["metadata"].get("deletionTimestamp"):
+        if self._looks_only:
+            pass
+        elif result is not None and not job["metadata"].get("deletionTimestamp"):
             self._delete(self._cluster(), job)
         elif result is None and (up := self._given_up(said, job, stage)):
             of.close(*up)
@@ -362,7 +402,7 @@ class KubernetesExecutor:
         )
 
     def _delete(self, client: Client, job: Object) -> None:
-        _asked(lambda: client.delete_job(job["metadata"]["name"], job["metadata"]["uid"]))
+        asked(lambda: client.delete_job(job["metadata"]["name"], job["metadata"]["uid"]))
 
 
 def _without_result(said: Outcome) -> Observation:
@@ -390,7 +430,7 @@ def _seconds_since(moment: str | None) -> float:
     return (clock.parse_time(clock.now()) - clock.parse_time(moment)).total_seconds()
 
 
-def _asked(call: Callable[[], T]) -> T:
+def asked(call: Callable[[], T]) -> T:
     """What ``call`` returns, asked again while the API server does not answer."""
 
     def once() -> T:

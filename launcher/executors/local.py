@@ -74,9 +74,12 @@ class LocalExecutor:
         """See the port."""
         self._spawner.prepare()
 
-    def close(self) -> None:
+    def close(self, wait_seconds: float = 0.0) -> None:
         """See the port."""
         self._spawner.close()
+
+    def recorded(self, run_id: str, stage: str, attempt: int) -> None:
+        """See the port: nothing but the store tells of an attempt here."""
 
     def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
         """See the port."""

@@ -185,8 +185,12 @@ class Executor(Protocol):
         """Attempts will start soon: do what can be done ahead. It may be nothing."""
         ...
 
-    def close(self) -> None:
-        """Let go of what ``prepare`` made; attempts go on."""
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Let go of what ``prepare`` made; attempts go on. It may wait so long for what was ``recorded`` to end."""
+        ...
+
+    def recorded(self, run_id: str, stage: str, attempt: int) -> None:
+        """An attempt's end is on record: what only tells of it may go in time. Idempotent, and it waits for nothing."""
         ...
 
     def job_name(self, run_id: str, stage: str, attempt: int, spec_digest: str) -> str | None:
