@@ -18,6 +18,8 @@ export TEST_CLUSTER_KUBECONFIG := $(KUBECONFIG)
 endif
 # Where the projects of the demo and of the tests have their stores: folder, or s3 (a server that they start).
 STORE ?= folder
+# Where the demo's stages run: local, or kubernetes (a cluster that it starts, its store a bucket).
+EXECUTOR ?= local
 
 .PHONY: help setup demo s3 cluster rig test test-cluster check lint types imports format bench clean
 
@@ -35,8 +37,8 @@ $(READY): pyproject.toml constraints.txt
 		$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	@touch $(READY)
 
-demo: $(READY) ## Run a real small loop: a good student, a bad one, and the way back (STORE=s3: in a bucket)
-	@STORE='$(STORE)' bash scripts/demo.sh
+demo: $(READY) ## Run a real small loop, and the way back from a bad student (STORE=s3; EXECUTOR=kubernetes)
+	@STORE='$(STORE)' EXECUTOR='$(EXECUTOR)' bash scripts/demo.sh
 
 s3: $(READY) ## Serve the bucket of `make demo STORE=s3` until Ctrl-C
 	@$(BIN)/python -m tests.rig.serve runs/demo-s3 demo

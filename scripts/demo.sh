@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo: a real small loop to a promoted student, then a bad one that goes live and is rolled back.
 # Run by `make demo`; needs .venv with the demo extra. Can be run again and again: every run is kept.
+# What it is given goes to every `submit`: bash scripts/demo.sh --set EPISODES=100
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -10,9 +11,15 @@ teacher=checkpoints/preplan.safetensors
 scorecard=results/calibration/teacher_scorecard.json
 target=checkpoints/stable/student_latest.safetensors
 store=${STORE:-folder}
+executor=${EXECUTOR:-local}
 home=runs/self_distill
-if [ "$store" = s3 ]; then
-  # A loop beside the one in the folder, which goes on as it was.
+given=("$@")
+on=() # what `submit` is told of where the stages run
+# A loop beside the one in the folder, which goes on as it was.
+if [ "$executor" = kubernetes ]; then
+  home=runs/self_distill_cluster
+  target=checkpoints/stable/student_cluster.safetensors
+elif [ "$store" = s3 ]; then
   home=runs/self_distill_s3
   target=checkpoints/stable/student_s3.safetensors
 fi
@@ -38,7 +45,7 @@ run() {
 }
 loop() {
   run bash scripts/self_distill.sh --config "$config" --teacher-checkpoint "$teacher" \
-    --teacher-scorecard "$scorecard" --promotion-target "$target" "$@"
+    --teacher-scorecard "$scorecard" --promotion-target "$target" "${on[@]}" "${given[@]}" "$@"
 }
 held() {
   launcher pointers --json | "$python" -c '
@@ -57,27 +64,37 @@ import json, sys
 print("{success_rate:.1%}".format(**json.load(open(sys.argv[1]))))' "$home/$1/metadata/metrics.json"
 }
 
-# An S3 server of our own, on loopback, as long as this script runs; what it keeps lies under runs/.
+# A server of our own, as long as this script runs: it says what leads to it, then lives until its input ends.
 serve() {
-  local folder=runs/demo-s3 line
-  mkdir -p "$folder"
-  note "starting an S3 server (the first time it is built, a minute or two) ..."
-  coproc SERVER { exec "$python" -m tests.rig.serve "$folder" demo; }
-  while IFS= read -r line <&"${SERVER[0]}" && [ -n "$line" ]; do
-    export "${line#export }"
+  local line served=''
+  coproc SERVER { exec "$python" -m "$@"; }
+  while IFS= read -r line <&"${SERVER[0]}"; do
+    [ -n "$line" ] || { served=yes; break; }
+    case $line in 'export '*) export "${line#export }" ;; *) note "$line" ;; esac
   done
-  [ -n "${AWS_ENDPOINT_URL:-}" ] || exit 5
-  export LAUNCHER_STORE=s3://demo/distill
-  note "store and ledger: $LAUNCHER_STORE at $AWS_ENDPOINT_URL"
+  [ -n "$served" ] || exit 5
 }
-case $store in
-  folder) ;;
-  s3)
+case $executor,$store in
+  local,folder) ;;
+  local,s3)
     heading "The store"
-    serve
+    note "starting an S3 server (the first time it is built, a minute or two) ..."
+    serve tests.rig.serve runs/demo-s3 demo
+    export LAUNCHER_STORE=s3://demo/distill
+    note "store and ledger: $LAUNCHER_STORE at $AWS_ENDPOINT_URL"
     run launcher doctor
     ;;
-  *) echo "demo: STORE=$store is neither folder nor s3" >&2; exit 2 ;;
+  kubernetes,*)
+    heading "The cluster"
+    note "starting one on this machine (the first time it is built, some ten minutes; see docs/rig.md) ..."
+    profile=runs/demo-cluster.yaml
+    serve tests.rig.demo "$profile" runs/demo-s3 demo
+    on=(--executor kubernetes --profile "$profile")
+    note "one node, with one nvidia.com/gpu; namespace $DEMO_NAMESPACE takes restricted pods alone"
+    note "store and ledger: $LAUNCHER_STORE, reached by pods and by this machine"
+    ;;
+  local,*) echo "demo: STORE=$store is neither folder nor s3" >&2; exit 2 ;;
+  *) echo "demo: EXECUTOR=$executor is neither local nor kubernetes" >&2; exit 2 ;;
 esac
 
 heading "The teacher"
@@ -112,7 +129,7 @@ run launcher list
 run launcher audit
 
 heading "What to type next"
-if [ "$store" = s3 ]; then
+if [ -n "${LAUNCHER_STORE:-}" ]; then
   cat <<END
 The server ends with this script; its bucket stays in runs/demo-s3. To look at it again, in one terminal:
   make s3                           serves it and prints what to export in another one

@@ -68,9 +68,10 @@ class Cluster:
     s3: S3Server | None
 
     def environment(self) -> dict[str, str]:
-        """What leads a program to the cluster, and to its S3 server."""
-        found = {"KUBECONFIG": str(self.kubeconfig)}
-        return {**found, **self.s3.environment()} if self.s3 else found
+        """What leads a program to the cluster, and to its S3 server: to a given one as this shell goes there."""
+        shell = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        access = self.s3.environment() if self.s3 else shell
+        return {"KUBECONFIG": str(self.kubeconfig), **access}
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
         """What `kubectl` printed; raises with what it said where it failed."""
