@@ -32,7 +32,7 @@ from k8s.pods import (
 from k8s.waiting import Waiting, about, alive, blocked, refusals
 from ledger.events import Cause
 
-__all__ = ["Outcome", "State", "has_ended", "outcome"]
+__all__ = ["Outcome", "State", "has_ended", "outcome", "unreachable"]
 
 State = Literal[
     "absent",
@@ -116,6 +116,9 @@ def _of_job(
     job: Object | None, pods: Sequence[Object], events: Sequence[Object], command: str
 ) -> Outcome:
     left = [pod for pod in pods if not is_over(pod)]
+    for pod in left:
+        if said := unreachable(pod, events, command):
+            return said
     if job is None:
         if left:
             return _leaving(left[-1], "its Job is deleted, and it is being ended")
@@ -161,8 +164,6 @@ def _of_pods(
 
 def _of_pod(pod: Object, events: Sequence[Object], command: str) -> Outcome:
     """A pod that is not over."""
-    if said := _unreachable(pod, events, command):
-        return said
     if pod["metadata"].get("deletionTimestamp"):
         said_why = disruption(pod)
         return _leaving(
@@ -193,8 +194,8 @@ def _leaving(pod: Object, message: str) -> Outcome:
     return Outcome("leaving", message, pod["metadata"].get("deletionTimestamp"))
 
 
-def _unreachable(pod: Object, events: Sequence[Object], command: str) -> Outcome | None:
-    """A pod that is said to run, on a node that nobody hears of."""
+def unreachable(pod: Object, events: Sequence[Object], command: str = COMMAND) -> Outcome | None:
+    """A pod that is said to run, on a node that nobody hears of; None for any other."""
     node = (pod.get("spec") or {}).get("nodeName")
     target, ready = condition(pod, "DisruptionTarget"), condition(pod, "Ready")
     lost = (pod.get("status") or {}).get("reason") == "NodeLost"

@@ -51,6 +51,7 @@ RUN: Final = (
     Permission("delete", "jobs", "batch", "nothing can be cancelled, or given up in time"),
     Permission("list", "pods", why="a run cannot be followed"),
     Permission("watch", "pods", why="a run cannot be followed"),
+    Permission("delete", "pods", why="what a lost node had cannot be given up (--force)"),
     Permission("get", "pods/log", why="no log is shown while a stage runs"),
     Permission("list", "events", why="what a stage waits for is not known"),
     Permission("watch", "events", why="what a stage waits for is not known"),

@@ -109,6 +109,7 @@ def pod_spec(
         collect_exclude=tuple(substitute(p, own) for p in config.collect_exclude),
         student_glob=substitute(config.student_glob, own) if config.student_glob else None,
         tag_file=_inside(tag_file) if tag_file else None,
+        timeout_seconds=plan.timeout_seconds,
         limits=Limits(collect=float(profile.stages[stage].collect_deadline_seconds)),
     )
     plain = {n: v for n, v in config.variables.items() if n not in config.secret_names}

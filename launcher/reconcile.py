@@ -14,6 +14,7 @@ intended and later     elsewhere                refuse: another machine has it
 intended and later     a result                 record it
 intended               running                  adopt: record that it was submitted
 submitted, running     running                  wait
+intended and later     unreachable, by force    give up
 intended and later     lock free, no result     close as lost
 intended and later     command without agent    end the orphan
 =====================  =======================  ==============================================
@@ -43,6 +44,7 @@ __all__ = [
     "CloseLost",
     "Conclude",
     "EndOrphan",
+    "GiveUp",
     "Intend",
     "Record",
     "Refuse",
@@ -108,6 +110,13 @@ class EndOrphan:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    stage: StageName
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     stage: StageName
     attempt: int
@@ -119,7 +128,19 @@ class Conclude:
     """Every stage is settled, or the current one failed for good."""
 
 
-Action = Skip | Intend | Start | Adopt | Wait | Record | CloseLost | EndOrphan | Refuse | Conclude
+Action = (
+    Skip
+    | Intend
+    | Start
+    | Adopt
+    | Wait
+    | Record
+    | CloseLost
+    | EndOrphan
+    | GiveUp
+    | Refuse
+    | Conclude
+)
 
 
 def needs_observation(state: RunState) -> StageState | None:
@@ -129,8 +150,11 @@ def needs_observation(state: RunState) -> StageState | None:
     return current if active else None
 
 
-def reconcile(state: RunState, seen: Observation | None) -> Action:
-    """The next action for an open run. ``seen`` is of the stage that ``needs_observation`` names."""
+def reconcile(state: RunState, seen: Observation | None, *, force: bool = False) -> Action:
+    """The next action for an open run. ``seen`` is of the stage that ``needs_observation`` names.
+
+    ``force``: somebody who knows says that what is unreachable is gone.
+    """
     current = state.current()
     if current is None or state.request is None:
         return Conclude()
@@ -143,10 +167,10 @@ def reconcile(state: RunState, seen: Observation | None) -> Action:
         if may_retry(current, state.request.infrastructure_retries):
             return Intend(name, current.attempt + 1)
         return Conclude()
-    return _active(current, seen)
+    return _active(current, seen, force)
 
 
-def _active(current: StageState, seen: Observation | None) -> Action:
+def _active(current: StageState, seen: Observation | None, force: bool) -> Action:
     name, attempt = current.plan.name, current.attempt
     submitted = current.status != "intended"
     match seen:
@@ -158,6 +182,8 @@ def _active(current: StageState, seen: Observation | None) -> Action:
             return EndOrphan(name, attempt)
         case Lost(reason=reason, cause=cause):
             return CloseLost(name, attempt, reason, cause)
+        case Running(unreachable=True, waits_for=words) if force:
+            return GiveUp(name, attempt, f"given up by force: {words}")
         case Running(handle=handle):
             return Wait(name, attempt) if submitted else Adopt(name, attempt, handle)
         case NotStarted(reason=reason):

@@ -200,14 +200,7 @@ class Runner:
         while state.status == "open":
             active = r.needs_observation(state)
             if active is not None:
-                self.executor.stop(
-                    run_id,
-                    active.plan.name,
-                    active.attempt,
-                    closed_by="cancelled",
-                    reason=reason,
-                    grace_seconds=self.ws.settings.grace_seconds,
-                )
+                self._stop(run_id, active.plan.name, active.attempt, "cancelled", reason)
                 state = self._advance(state)
             else:
                 state = self._record(state, self._cancelled(state, reason))
@@ -283,7 +276,7 @@ class Runner:
         seen: Observation | None = None
         if watched is not None:
             seen = self.executor.observe(state.run_id, watched.plan.name, watched.attempt)
-        return self._do(state, r.reconcile(state, seen))
+        return self._do(state, r.reconcile(state, seen, force=self.force))
 
     def _do(self, state: RunState, action: r.Action) -> RunState:
         run_id = state.run_id
@@ -306,6 +299,8 @@ class Runner:
                 self.executor.close_lost(run_id, stage, attempt, reason, cause)
             case r.EndOrphan(stage=stage, attempt=attempt):
                 self._end_orphan(run_id, stage, attempt)
+            case r.GiveUp(stage=stage, attempt=attempt, reason=reason):
+                self._stop(run_id, stage, attempt, "lost", reason)
             case r.Refuse(stage=stage, attempt=attempt, machine=machine):
                 self._elsewhere(run_id, stage, attempt, machine)
             case r.Conclude():
@@ -382,13 +377,20 @@ class Runner:
 
     def _end_orphan(self, run_id: str, stage: e.StageName, attempt: int) -> None:
         self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
+        reason = "its supervisor ended while the command ran on; the command was ended"
+        self._stop(run_id, stage, attempt, "lost", reason)
+
+    def _stop(
+        self, run_id: str, stage: e.StageName, attempt: int, closed_by: str, reason: str
+    ) -> None:
         self.executor.stop(
             run_id,
             stage,
             attempt,
-            closed_by="lost",
-            reason="its supervisor ended while the command ran on; the command was ended",
+            closed_by=closed_by,
+            reason=reason,
             grace_seconds=self.ws.settings.grace_seconds,
+            force=self.force,
         )
 
     def _elsewhere(self, run_id: str, stage: e.StageName, attempt: int, machine: str) -> None:

@@ -6,7 +6,8 @@ Rules:
    whoever created it.
 2. A pod that was told to end has no result, whatever its command says: its checkpoints and log are saved, and the
    attempt goes on in another pod. That is looked at last right before the result is created.
-3. A result that somebody else created ends the command; what it saved goes to ``collected.json``.
+3. A result that somebody else created ends the command; what it saved goes to ``collected.json``. So does this one's
+   own, for a command that is past its time limit.
 4. No exit code, no result: a wrapper that was killed leaves it to the Job and the pod to say why.
 5. It may be killed anywhere and begins again: what is in the store is not sent twice, what was said is said again.
 6. A store that is away is waited for as long as the wrapper waits.
@@ -91,7 +92,7 @@ class Collector:
 
     def _await(self) -> Exit | None:
         """How the command ended; None if its container is gone without a word."""
-        looked = asked = time.monotonic()
+        looked = asked = again = time.monotonic()
         saving: Future[None] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="saving") as beside:
             while not self._told:
@@ -105,6 +106,9 @@ class Collector:
                 if moment - asked >= self._closed_look_seconds:
                     asked = moment
                     self._look_whether_closed()
+                if moment >= again and self._is_late():
+                    again = moment + _LOOK_SECONDS
+                    self._close_late()
                 self._told.wait(_POLL_SECONDS)
         return self._handover.exit()
 
@@ -123,6 +127,27 @@ class Collector:
                 self._handover.say("stop", "closed")
         except (UnavailableError, AccessRefusedError):
             return
+
+    def _is_late(self) -> bool:
+        limit = self._task.timeout_seconds
+        return limit is not None and self._handover.seconds_since_start() > limit
+
+    def _close_late(self) -> None:
+        """The result first, then the signal: whatever the command makes of it is no success."""
+        if self._handover.has("stop"):
+            return
+        words = f"it ran longer than {self._task.timeout_seconds:g} s and was stopped"
+        self._began = time.monotonic()
+        try:
+            self._create_result(None, exit_code=None, closed_by="timeout", message=words)
+        except ObjectExistsError:
+            pass  # its own word is heard by the next look
+        except _ToldToEndError:
+            return
+        except LauncherError as exc:
+            self._say(f"it is past its time, and that cannot be said in the store: {exc}")
+            return
+        self._handover.say("stop", "timeout")
 
     # --- after ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,11 @@ class Handover:
         if moment is None:
             return None
         return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def seconds_since_start(self) -> float:
+        """How long ago the command began; 0 before."""
+        began = self._moment("started")
+        return max(0.0, time.time() - began) if began is not None else 0.0
 
     def running_seconds(self) -> float:
         """How long the command ran, by the times of two files."""

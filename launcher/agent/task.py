@@ -99,7 +99,8 @@ class Task(_Strict):
     """One attempt at a stage, as its pod is to know it.
 
     ``code``: the digest of a tar (``pod_code``), None where the image has its own. ``previous_manifests`` oldest
-    first. ``tag_file`` for the stage that writes it. ``cwd`` is ``.`` for the workspace itself.
+    first. ``tag_file`` for the stage that writes it. ``cwd`` is ``.`` for the workspace itself. ``timeout_seconds``:
+    the most that the command may take in one pod, collecting not counted.
     """
 
     format: Literal[1] = 1
@@ -119,6 +120,7 @@ class Task(_Strict):
     collect_exclude: tuple[str, ...] = ()
     student_glob: str | None = None
     tag_file: Place | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     limits: Limits = Limits()
 
     def key(self, name: str) -> str:

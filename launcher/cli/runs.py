@@ -240,7 +240,11 @@ def drive(
     "resume", help="Go on with a run whose launcher died; finish an undecided promotion."
 )
 @click.argument("run")
-@click.option("--force", is_flag=True, help="Give up an attempt that another machine started.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Give up an attempt of another machine, or of a node that does not answer.",
+)
 @home_option
 def resume_command(run: str, force: bool, home: str | None) -> int:
     ws = workspace(home, writing=True)
@@ -268,8 +272,11 @@ def _refuse_elsewhere(ws: Workspace, state: RunState) -> None:
 @click.command("cancel", help="Stop a run: its whole process group, after a grace period.")
 @click.argument("run")
 @click.option("--reason", default="cancelled by hand", metavar="TEXT", help="Kept with the run.")
+@click.option(
+    "--force", is_flag=True, help="Take what a node that does not answer has of it as gone."
+)
 @home_option
-def cancel_command(run: str, reason: str, home: str | None) -> int:
+def cancel_command(run: str, reason: str, force: bool, home: str | None) -> int:
     ws = workspace(home, writing=True)
     with translated():
         run_id = find_run(ws.journal, run)
@@ -277,6 +284,7 @@ def cancel_command(run: str, reason: str, home: str | None) -> int:
         if state.status != "open":
             raise ConflictError(f"run {run_id} ended already: {state.status}")
         runner = runner_for(ws, config_of(ws, state, {}), state, Screen(ws))
+        runner.force = force
         while state.status == "open":
             state = runner.cancel(run_id, reason)
         ws.documents.write(run_id)

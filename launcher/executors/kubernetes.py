@@ -7,7 +7,7 @@ Rules:
    One that somebody closed has ended when its pods are gone.
 3. That something is absent is believed of a list alone, never of a watch that may be behind.
 4. What waits for longer than the profile allows, or for what cannot come, is given up: closed with the cause, then
-   its Job deleted. So is a command that runs past its time limit.
+   its Job deleted. A command's own time limit is its pod's collector's to keep, with no launcher about.
 5. Only what the API server did not answer is asked again (``launcher.retry``).
 6. A Job stays until its end is on record, and for as long after it as the profile says (``expiring``).
 """
@@ -34,7 +34,7 @@ from k8s.errors import (
 )
 from k8s.manifest import job_manifest
 from k8s.names import Attempt
-from k8s.outcome import Outcome, outcome
+from k8s.outcome import Outcome, outcome, unreachable
 from k8s.pods import seen as seen_pod
 from k8s.profile_text import ReadProfile
 from k8s.timing import gpus, phases
@@ -75,7 +75,6 @@ _CERTAIN_SECONDS: Final = 60.0
 _DELETION_SECONDS: Final = 90.0
 #: How often a folder's store is asked for a result of which nothing was heard.
 _LOOK_SECONDS: Final = 1.0
-_TIMEOUT: Final = f"{names.PREFIX}/timeout-seconds"
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -108,12 +107,9 @@ class PodSpec(StageSpec):
     def manifest(self, read: ReadProfile) -> Object:
         """The Job. Raises UsageError."""
         try:
-            made = job_manifest(self.job, read, _stage(self.stage))
+            return job_manifest(self.job, read, _stage(self.stage))
         except ProfileError as exc:
             raise UsageError(str(exc)) from exc
-        if self.timeout_seconds is not None:
-            made["metadata"]["annotations"][_TIMEOUT] = f"{self.timeout_seconds:g}"
-        return made
 
 
 class KubernetesExecutor:
@@ -215,6 +211,7 @@ class KubernetesExecutor:
         closed_by: str,
         reason: str | None,
         grace_seconds: float,
+        force: bool = False,
     ) -> None:
         """See the port. The grace is the profile's, which the pod was made with."""
         of = self._of(run_id, stage, attempt)
@@ -224,13 +221,26 @@ class KubernetesExecutor:
         deadline = time.monotonic() + given.grace_seconds + given.save_seconds + _DELETION_SECONDS
         mirror, pause = self._mirror(run_id), 0.5
         while True:
-            job, pods = self._parts(asked(mirror.fresh), stage, attempt)
-            seen = outcome(job, pods)
+            found = asked(mirror.fresh)
+            job, pods = self._parts(found, stage, attempt)
+            seen = outcome(job, pods, found.events)
             if seen.gone:
                 return
+            late = time.monotonic() > deadline
             if job is not None and not job["metadata"].get("deletionTimestamp"):
                 self._delete(client, job)
-            elif time.monotonic() > deadline:
+            elif force and (late or seen.state == "unreachable"):
+                for pod in pods:
+                    _delete_pod(client, pod, at_once=late or bool(unreachable(pod, found.events)))
+            elif job is None:
+                for pod in pods:
+                    _delete_pod(client, pod)  # whoever deleted its Job left it
+            if seen.state == "unreachable" and not force:
+                raise UnavailableError(
+                    f"{of} is closed, and is not seen gone: {seen.message}",
+                    "--force, once you know that it is gone",
+                )
+            if late and not force:
                 why = f": {seen.message}" if seen.message else ""
                 raise UnavailableError(
                     f"{of} is not gone yet{why}", f"kubectl get pods -l {selector}"
@@ -291,16 +301,18 @@ class KubernetesExecutor:
             return _without_result(said)
         if job is None:
             handle = Handle(namespace=self._cluster().namespace)
-            return Running(handle, waits_for=said.message, since=said.since)
+            lost = said.state == "unreachable"
+            return Running(handle, _pods(pods), said.message, said.since, lost)
         if self._looks_only:
             pass
         elif result is not None and not job["metadata"].get("deletionTimestamp"):
             self._delete(self._cluster(), job)
-        elif result is None and (up := self._given_up(said, job, stage)):
+        elif result is None and (up := self._given_up(said, stage)):
             of.close(*up)
             self._delete(self._cluster(), job)
         self._listen(run_id, stage, attempt, said)
-        return Running(self._handle(job), _pods(pods), said.message, said.since)
+        lost = said.state == "unreachable"
+        return Running(self._handle(job), _pods(pods), said.message, said.since, lost)
 
     def _ended(
         self, of: AttemptRecords, result: StageResult, job: Object | None, pods: list[Object]
@@ -316,7 +328,7 @@ class KubernetesExecutor:
         )
         return Ended(full, _pods(pods))
 
-    def _given_up(self, said: Outcome, job: Object, stage: str) -> tuple[Cause, str] | None:
+    def _given_up(self, said: Outcome, stage: str) -> tuple[Cause, str] | None:
         """(cause, message) where it is time to give it up."""
         limit = self.profile.stages[_stage(stage)].pending_deadline_seconds
         waited = _seconds_since(said.since)
@@ -325,10 +337,6 @@ class KubernetesExecutor:
                 return said.cause, said.message
             if limit is not None and waited > limit:
                 return said.cause, f"it waited longer than {limit} s: {said.message}"
-        timeout = (job["metadata"].get("annotations") or {}).get(_TIMEOUT)
-        began = said.pod.started_at if said.pod and said.state == "running" else None
-        if timeout and began and _seconds_since(began) > float(timeout):
-            return "timeout", f"it ran longer than {timeout} s and was stopped"
         return None
 
     def _is_news(self, found: Running) -> bool:
@@ -403,6 +411,13 @@ class KubernetesExecutor:
 
     def _delete(self, client: Client, job: Object) -> None:
         asked(lambda: client.delete_job(job["metadata"]["name"], job["metadata"]["uid"]))
+
+
+def _delete_pod(client: Client, pod: Object, *, at_once: bool = False) -> None:
+    """Tell it to end, unless it was told; ``at_once`` as if it were gone."""
+    about = pod["metadata"]
+    if at_once or not about.get("deletionTimestamp"):
+        asked(lambda: client.delete_pod(about["name"], about["uid"], at_once=at_once))
 
 
 def _without_result(said: Outcome) -> Observation:

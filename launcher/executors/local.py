@@ -186,8 +186,9 @@ class LocalExecutor:
         closed_by: str,
         reason: str | None,
         grace_seconds: float,
+        force: bool = False,
     ) -> None:
-        """See the port. Raises ConflictError where another machine runs it."""
+        """See the port. Raises ConflictError where another machine runs it: ``force`` changes nothing about that."""
         of = self._of(run_id, stage, attempt)
         record = of.start_record()
         if record is not None and record["machine_id"] != machine_id():

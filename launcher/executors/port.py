@@ -137,12 +137,14 @@ class Running:
     """It runs, or waits to; or it was closed and is being ended.
 
     ``waits_for``, in words, is empty where it waits for nothing; ``since``, RFC 3339, may not be known.
+    ``unreachable``: what it ran on does not answer, and nobody can say whether it runs.
     """
 
     handle: Handle
     pods: tuple[Pod, ...] = ()
     waits_for: str = ""
     since: str | None = None
+    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +220,12 @@ class Executor(Protocol):
         closed_by: str,
         reason: str | None,
         grace_seconds: float,
+        force: bool = False,
     ) -> None:
         """Close an attempt and end its processes; returns when they have been seen gone.
 
         ``reason`` goes into the result. One that is there already stands; what is left is ended still.
+        ``force``: what is unreachable is taken as gone.
         """
         ...
 

@@ -64,6 +64,20 @@ def test_an_attempt_under_way(status: str, seen: str) -> None:
     assert r.reconcile(state, SEEN[seen]) == EXPECTED[status, seen]
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("status", STORY)
+def test_what_is_unreachable_is_waited_for_until_somebody_knows_better(
+    status: str, force: bool
+) -> None:
+    state = journal(request(), *STORY[status]).run(RUN)
+    handle = e.Handle(job_name="j", job_uid="u")
+    seen = port.Running(handle, waits_for="its node gpu-1 does not answer", unreachable=True)
+    usual = r.Adopt("llm_on", 1, handle) if status == "intended" else r.Wait("llm_on", 1)
+    reason = "given up by force: its node gpu-1 does not answer"
+    wanted = r.GiveUp("llm_on", 1, reason) if force else usual
+    assert r.reconcile(state, seen, force=force) == wanted
+
+
 @pytest.mark.parametrize("status", STORY)
 def test_nothing_is_decided_about_an_attempt_that_was_not_looked_at(status: str) -> None:
     with pytest.raises(ValueError, match="not observed"):

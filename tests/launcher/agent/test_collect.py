@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from k8s.wrapper import STOPPED, TERMINATED, UNCOLLECTED
+from launcher.agent.protocol import process_start
 from launcher.executors.port import StageResult
 from launcher.storage.port import ObjectNotFoundError
 from tests.launcher.agent.pods import Pods, made_pods, previous_manifest, until
@@ -228,6 +230,35 @@ def test_an_attempt_that_was_closed_ends_its_command_and_saves_beside(pods: Pods
     saved = pods.object("collected.json")
     assert saved is not None
     assert [one["path"] for one in saved["checkpoints"]] == ["checkpoints/a.pt"]
+
+
+def test_a_command_past_its_time_is_closed_then_ended_with_all_that_it_started(pods: Pods) -> None:
+    """By the collector alone: no launcher is about. It and its child ignore TERM; what it saved is kept."""
+    child = "(trap '' TERM; while :; do sleep 0.05; done) & echo $! >$SEEN/child"
+    task = pods.task(
+        f"trap '' TERM; {child}; echo 1 >$C/a.pt; while :; do sleep 0.05; done", timeout_seconds=1
+    )
+    pod = pods.pod(task).start(grace=1)
+    assert pod.left() == 137
+    result = pods.result
+    assert (result["exit_code"], result["closed_by"]) == (None, "timeout")
+    assert result["message"] == "it ran longer than 1 s and was stopped"
+    assert process_start(int((pod.seen / "child").read_text())) is None
+    saved = pods.object("collected.json")
+    assert saved is not None
+    assert [one["path"] for one in saved["checkpoints"]] == ["checkpoints/a.pt"]
+
+
+def test_what_collecting_takes_is_not_the_commands_time(pods: Pods) -> None:
+    pod = pods.pod(pods.task("echo 1 >$C/a.pt", timeout_seconds=0.5))
+    assert pod.fetch()[0] == 0
+    pod.start_wrapper()
+    until((pod.handover / "exit.json").exists)
+    began = (pod.handover / "started").stat().st_mtime
+    until(lambda: time.time() - began > 1)
+    pod.start_collect()
+    assert pod.left() == 0
+    assert (pods.result["exit_code"], pods.result["closed_by"]) == (0, None)
 
 
 @pytest.mark.parametrize(("winner", "left"), [(7, 7), (0, UNCOLLECTED)])
