@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from k8s.names import Attempt, name_start, selector
 from k8s.profile_text import parse_profile
 from k8s.watch import Mirror
 from tests.k8s.golden import stage_job
+from tests.rig.accounts import Account
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
@@ -110,3 +112,49 @@ def test_a_mirror_follows_and_survives_a_server_that_is_killed(
         until(lambda: len(mirror.seen().jobs) == 2 and mirror.seen().error is None)
     finally:
         mirror.close()
+
+
+def test_credentials_that_expire_are_read_again(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused after they were taken, they are awaited; refused from the start, they are wrong."""
+    from kubernetes.config import kube_config
+
+    with cluster.namespace() as namespace:
+        account = Account(cluster, namespace, tmp_path / "kubeconfig")
+        monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig))
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(account.kubeconfig))
+        account.renew()
+        client = Client.connect()
+        assert client.namespace == namespace
+        assert client.job("none") is None
+        assert client.listed("jobs").items == []
+
+        account.revoke()
+        cluster.until(lambda: _is_away(lambda: client.listed("jobs")))
+        wrong = Client.connect()
+        with pytest.raises(ClusterRefusedError) as refused:
+            wrong.listed("jobs")
+        assert refused.value.status == 401
+        account.kubeconfig.write_text("users: [")
+        assert _is_away(lambda: client.listed("jobs"))
+        account.renew()
+        assert client.listed("jobs").items == []
+
+        # As of a server that has just started and does not know yet what whom is allowed.
+        account.allow("get")
+        cluster.until(lambda: _is_away(lambda: client.listed("jobs")))
+        with pytest.raises(ClusterRefusedError, match="cannot list resource"):
+            Client.connect().listed("jobs")
+        with pytest.raises(ClusterRefusedError, match="cannot list resource"):
+            client.listed("pods")
+        account.allow("get", "list")
+        cluster.until(lambda: not _is_away(lambda: client.listed("jobs")))
+
+
+def _is_away(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except ClusterUnavailableError:
+        return True
+    return False

@@ -1,0 +1,253 @@
+"""A project whose stages are small Jobs, with many runs of it at once, and what must be true of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig.k8s import Cluster
+
+__all__ = ["ClusterRuns", "Ended", "Launch", "cluster_runs"]
+
+_CHILD = Path(__file__).with_name("cluster_child.py")
+_SECONDS = 400
+_PROFILE = """
+namespace: {namespace}
+agent:
+  image: "{agent}"
+  image_pull_policy: IfNotPresent
+  resources: {{}}
+  env: {{AWS_ENDPOINT_URL: "{endpoint}", AWS_REGION: us-east-1}}
+  secret_env:
+    AWS_ACCESS_KEY_ID: {{secret: store, key: id}}
+    AWS_SECRET_ACCESS_KEY: {{secret: store, key: secret}}
+defaults:
+  image: "{image}"
+  image_pull_policy: IfNotPresent
+  grace_seconds: 3
+  save_seconds: 20
+"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launcher: its command line, and where it dies (``tests/fault/cluster_child.py``).
+
+    ``machine`` names the home it has, an empty one where nobody had it before; ``awaits`` a run that is to be on
+    record before it begins.
+    """
+
+    arguments: Sequence[str]
+    machine: str
+    death: tuple[str, int, str] | None = None
+    awaits: str = ""
+    kubeconfig: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """``code`` is -9 where it was killed; ``calls`` in the order in which they were begun."""
+
+    code: int
+    said: str
+    calls: list[str]
+
+
+@dataclass
+class ClusterRuns:
+    """A project with its ledger and store in a bucket, and a namespace for its Jobs."""
+
+    cluster: Cluster
+    root: Path
+    namespace: str
+    environment: dict[str, str]
+    _number: int = 0
+
+    # --- what is typed ---
+
+    def submit(self, run: str, *more: str, profile: str = "", **stages: str) -> list[str]:
+        """The command line of a run of these stages; the profile's ``defaults`` get the lines of ``profile``."""
+        config, of = self.root / f"{run}.env", self.root / "cluster.yaml"
+        config.write_text("".join(f"{k.upper()}_CMD='{v}'\n" for k, v in stages.items()))
+        given = self.root / f"{run}.yaml"
+        given.write_text(of.read_text() + "".join(f"  {line}\n" for line in profile.splitlines()))
+        return [
+            *("submit", "--executor", "kubernetes", "--profile", given.name, "--run-id", run),
+            *("--config", config.name, "--teacher-checkpoint", "teacher.pt"),
+            *("--teacher-scorecard", "score.json", *more),
+        ]
+
+    def forked(self, launches: Mapping[str, Launch]) -> dict[str, Ended]:
+        """All at once, and how each ended."""
+        self._number += 1
+        outs = {name: f"{self.root}/runs/said/{self._number}-{name}" for name in launches}
+        Path(self.root, "runs", "said").mkdir(parents=True, exist_ok=True)
+        given = [
+            {
+                "arguments": list(one.arguments),
+                "home": f"runs/{one.machine}",
+                "death": one.death,
+                "awaits": one.awaits,
+                "kubeconfig": str(one.kubeconfig or self.cluster.kubeconfig),
+                "log": str(self.objects / "ledger" / "log"),
+                "out": outs[name],
+            }
+            for name, one in launches.items()
+        ]
+        done = subprocess.run(
+            [sys.executable, str(_CHILD)],
+            input=json.dumps(given),
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=_SECONDS,
+        )
+        codes = json.loads(done.stdout)
+        return {name: self._ended(out, codes[out]) for name, out in outs.items()}
+
+    def forked_said(self, name: str) -> str:
+        """What a launcher of the last round has said so far."""
+        said = Path(f"{self.root}/runs/said/{self._number}-{name}.out")
+        return said.read_text() if said.exists() else ""
+
+    def asleep(self, name: str) -> int:
+        """The process of a launcher that stopped itself, in whichever round."""
+        place = f"*-{name}.asleep"
+        [found] = self.cluster.until(lambda: list(Path(self.root, "runs", "said").glob(place)))
+        return int(self.cluster.until(found.read_text))
+
+    def _ended(self, out: str, code: int) -> Ended:
+        calls = Path(f"{out}.calls")
+        made = calls.read_text().splitlines() if calls.exists() else []
+        return Ended(code, Path(f"{out}.out").read_text(), made)
+
+    # --- what is there ---
+
+    @property
+    def objects(self) -> Path:
+        """The bucket's folder on the server."""
+        assert self.cluster.s3
+        return self.cluster.s3.root / self.environment["LAUNCHER_STORE"].removeprefix("s3://")
+
+    def recorded(self, stream: str) -> list[dict[str, Any]]:
+        """A stream's events, in order, from the bucket itself."""
+        log = self.objects / "ledger" / "log"
+        lines = [line for one in sorted(log.iterdir()) for line in one.read_text().splitlines()]
+        return [one for one in map(json.loads, lines) if one.get("stream") == stream]
+
+    def types(self, run: str) -> list[tuple[str, str]]:
+        """(type, stage) of each event of the run; of a pod's start, too."""
+        events = self.recorded(f"run/{run}")
+        return [(one["type"], one["data"].get("stage") or "") for one in events]
+
+    def until_recorded(self, run: str, kind: str, stage: str, times: int = 1) -> None:
+        self.cluster.until(lambda: self.types(run).count((kind, stage)) >= times)
+
+    def jobs(self, run: str) -> list[dict[str, Any]]:
+        return self._of("jobs", run)
+
+    def pods(self, run: str) -> list[dict[str, Any]]:
+        return self._of("pods", run)
+
+    def _of(self, kind: str, run: str) -> list[dict[str, Any]]:
+        selector = f"distill-ledger/run={run}"
+        return list(self.cluster.get(self.namespace, kind, "-l", selector)["items"])
+
+    def blob(self, digest: str) -> str:
+        name = digest.removeprefix("sha256:")
+        return (self.objects / "blobs" / "sha256" / name[:2] / name).read_text()
+
+    def log(self, run: str, stage: str) -> str:
+        """The log that the ledger names for the stage that succeeded."""
+        [end] = [
+            one["data"]
+            for one in self.recorded(f"run/{run}")
+            if (one["type"], one["data"].get("stage")) == ("StageSucceeded", stage)
+        ]
+        return self.blob(end["log_digest"])
+
+    # --- what must be true ---
+
+    def check(self, run: str, *stages: str, pods: int = 1) -> None:
+        """The run succeeded; each stage's Job was made once, had ``pods`` pods, and each fact is told once."""
+        told = Counter(self.types(run))
+        for stage in stages:
+            assert told["StageIntended", stage] == 1, told
+            assert told["StageSubmitted", stage] == 1, told
+            assert told["StageStarted", stage] == pods, told
+            assert told["StageSucceeded", stage] == 1, told
+        assert told["RunSucceeded", ""] == 1, told
+        assert not any(kind in ("StageFailed", "RunFailed", "RunCancelled") for kind, _ in told)
+        names = [
+            one["data"]["job_name"]
+            for one in self.recorded(f"run/{run}")
+            if one["type"] == "StageIntended"
+        ]
+        assert sorted(one["metadata"]["name"] for one in self.jobs(run)) == sorted(names)
+        assert self.made(run) == dict.fromkeys(names, 1)
+        started = [
+            one["data"]["pod_uid"]
+            for one in self.recorded(f"run/{run}")
+            if one["type"] == "StageStarted"
+        ]
+        assert len(set(started)) == len(started)
+        assert {one["metadata"]["uid"] for one in self.pods(run)} <= set(started)
+
+    def made(self, run: str) -> dict[str, int]:
+        """How often the API server made each Job of the run, by its audit log."""
+        return dict(
+            Counter(
+                one["objectRef"]["name"]
+                for one in self.cluster.audited()
+                if (one["verb"], one["stage"]) == ("create", "ResponseComplete")
+                and one["responseStatus"]["code"] == 201
+                and one["objectRef"].get("resource") == "jobs"
+                and one["objectRef"].get("namespace") == self.namespace
+                and one["objectRef"].get("name", "").startswith(f"{run}-")
+            )
+        )
+
+
+@contextmanager
+def cluster_runs(cluster: Cluster, root: Path) -> Iterator[ClusterRuns]:
+    """The project in ``root``; what it started in the cluster is gone at the end."""
+    if cluster.s3 is None or not cluster.own:
+        pytest.skip("the files of its bucket and the API server's log cannot be read here")
+    (root / "teacher.pt").write_text("a teacher\n")
+    (root / "score.json").write_text("{}")
+    (root / ".gitignore").write_text("*\n")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    access = cluster.environment()
+    with cluster.namespace() as namespace:
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "store"},
+            "stringData": {
+                "id": access["AWS_ACCESS_KEY_ID"],
+                "secret": access["AWS_SECRET_ACCESS_KEY"],
+            },
+        }
+        cluster.apply(namespace, secret)
+        (root / "cluster.yaml").write_text(
+            _PROFILE.format(
+                namespace=namespace,
+                agent=cluster.agent_image,
+                image=cluster.bash_image,
+                endpoint=cluster.s3.endpoint,
+            )
+        )
+        environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
+        yield ClusterRuns(cluster, root, namespace, environment)
