@@ -5,28 +5,38 @@
 # It runs as any user, by default 1000, needs no writable root and no capability; what it writes goes to /tmp and
 # /workspace. BASE is any Debian or other glibc system with python3 >= 3.11 and its venv module; a deployment pins it
 # by digest: --build-arg BASE=python:3.11-slim-bookworm@sha256:...
+#
+# What we stand on is one layer, the same until pyproject.toml or constraints.txt changes; our own code is a small one
+# above it. So a node that has one version pulls little for the next, and a change of the code builds in seconds.
 ARG BASE=python:3.11-slim-bookworm
 
-FROM ${BASE} AS build
+FROM ${BASE} AS needed
 # A bundle of certificates, where pip's index is behind an authority of one's own.
+ARG PIP_CERT
+WORKDIR /opt/distill-ledger
+COPY pyproject.toml constraints.txt ./
+RUN export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
+ && python3 -m venv /tmp/pip \
+ && python3 -m venv --without-pip . \
+ && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["project"]["dependencies"], sep="\n")' > /tmp/needed.txt \
+ && /tmp/pip/bin/pip --python bin/python install --quiet --only-binary :all: \
+        --constraint constraints.txt --requirement /tmp/needed.txt \
+ && rm -r /tmp/pip /tmp/needed.txt
+
+FROM needed AS own
 ARG PIP_CERT
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-# What we stand on changes seldom and is a layer of its own; the versions are those of constraints.txt.
-COPY pyproject.toml constraints.txt ./
 RUN python3 -m venv /opt/build \
- && python3 -m venv --without-pip /opt/distill-ledger \
- && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["project"]["dependencies"], sep="\n")' > needed.txt \
- && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], sep="\n")' > builders.txt \
- && /opt/build/bin/pip install --quiet --constraint constraints.txt --requirement builders.txt \
- && /opt/build/bin/pip --python /opt/distill-ledger/bin/python install --quiet --only-binary :all: \
-        --constraint constraints.txt --requirement needed.txt
+ && python3 -c 'import tomllib; p = tomllib.load(open("/opt/distill-ledger/pyproject.toml", "rb")); print(*p["build-system"]["requires"], sep="\n")' > builders.txt \
+ && /opt/build/bin/pip install --quiet --constraint /opt/distill-ledger/constraints.txt --requirement builders.txt
 COPY . .
+# Below /own, each file at its place: a layer that holds nothing else.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheels \
- && /opt/build/bin/pip --python /opt/distill-ledger/bin/python install --quiet --no-deps --no-index /wheels/*.whl
+ && /opt/build/bin/pip --python /opt/distill-ledger/bin/python install --quiet --no-warn-script-location \
+        --no-deps --no-index --root /own /wheels/*.whl
 
-FROM ${BASE}
-COPY --from=build /opt/distill-ledger /opt/distill-ledger
+FROM needed
 ENV PATH=/opt/distill-ledger/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1
@@ -34,3 +44,4 @@ WORKDIR /workspace
 USER 1000:1000
 ENTRYPOINT ["launcher"]
 CMD ["--help"]
+COPY --from=own /own/ /

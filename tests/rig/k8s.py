@@ -31,13 +31,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.rig.cluster import images
-from tests.rig.cluster.agent_image import agent_archive
+from tests.rig.cluster import images, layers
+from tests.rig.cluster.agent_image import agent_image
 from tests.rig.cluster.daemons import AUDIT, SOCKET
 from tests.rig.cluster.joining import joined
 from tests.rig.cluster.keeper import CONTROL, GPU
 from tests.rig.cluster.machine import OUTSIDE
-from tests.rig.cluster.minigrid_image import minigrid_archive
+from tests.rig.cluster.minigrid_image import minigrid_image
 from tests.rig.cluster.programs import given, kubernetes
 from tests.rig.s3 import S3Server
 from tests.rig.tools import skip
@@ -47,6 +47,7 @@ __all__ = ["GPU", "OUTSIDE", "Cluster", "cluster", "on_cluster", "using"]
 #: Seconds for one test, the cluster's programs and images built from nothing included.
 _FIRST_SECONDS = 1800
 _WAIT_SECONDS = 60
+_CTR = ("ctr", "--address", str(SOCKET), "-n", "k8s.io")
 
 on_cluster = [
     pytest.mark.cluster,
@@ -144,23 +145,24 @@ class Cluster:
         """What a stage's image usually is; with Python. Brought into the cluster when it is first asked for."""
         if not self.own:
             return self._given("TEST_CLUSTER_IMAGE")
-        return self._imported(images.DEBIAN, images.debian_archive)
+        if images.DEBIAN not in self._images():
+            command = [*_CTR, "images", "import", str(images.debian_archive())]
+            subprocess.run(command, check=True, capture_output=True)
+        return images.DEBIAN
 
     @property
     def agent_image(self) -> str:
         """This project's own image, of the checkout that the tests run in."""
         if not self.own:
             return self._given("TEST_CLUSTER_AGENT_IMAGE")
-        name, make = agent_archive()
-        return self._imported(name, make)
+        return self._brought(*agent_image())
 
     @property
     def minigrid_image(self) -> str:
         """What the demo's stages run in."""
         if not self.own:
             return self._given("TEST_CLUSTER_MINIGRID_IMAGE")
-        name, make = minigrid_archive()
-        return self._imported(name, make)
+        return self._brought(*minigrid_image())
 
     def stop(self, name: str, how: str = "stop") -> None:
         """End a daemon of the cluster (``kube-apiserver``, ``kubelet`` …). ``how``: stop, kill or pause."""
@@ -181,12 +183,16 @@ class Cluster:
             for line in log:
                 yield json.loads(line)
 
-    def _imported(self, name: str, make: Callable[[], Path]) -> str:
-        ctr = ["ctr", "--address", str(SOCKET), "-n", "k8s.io", "images"]
-        listed = subprocess.run([*ctr, "ls", "-q"], check=True, capture_output=True, text=True)
-        if name not in listed.stdout.split():
-            subprocess.run([*ctr, "import", str(make())], check=True, capture_output=True)
+    def _brought(self, name: str, make: Callable[[], Path]) -> str:
+        if name not in self._images():
+            layers.bring(make(), name, _CTR)
         return name
+
+    def _images(self) -> list[str]:
+        """The names of the images that the node has."""
+        command = [*_CTR, "images", "ls", "-q"]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True)
+        return listed.stdout.split()
 
     def _control(self, order: dict[str, str]) -> None:
         self._only_own("parts that can be stopped")

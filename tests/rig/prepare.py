@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.cluster.agent_image import agent_archive
+from tests.rig.cluster.agent_image import agent_image
 from tests.rig.cluster.images import debian_archive
-from tests.rig.cluster.minigrid_image import minigrid_archive
+from tests.rig.cluster.minigrid_image import minigrid_image
 from tests.rig.cluster.programs import given, programs
 from tests.rig.s3 import s3_program
 
@@ -54,8 +54,8 @@ def _parts(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
         return
     yield "the cluster's programs", programs
     yield "the base image", debian_archive
-    yield "this project's image", agent_archive()[1]
-    yield "the demo's image", minigrid_archive()[1]
+    yield "this project's image", agent_image()[1]
+    yield "the demo's image", minigrid_image()[1]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,26 @@
-"""This project's own image, built by buildah from its Dockerfile on a base that is made here."""
+"""This project's own image, built by buildah from its Dockerfile on a base that is made here.
+
+A change of the code changes one small layer: what the image stands on comes from buildah's cache, and of the result
+only that layer is kept and brought into the cluster (``tests.rig.cluster.layers``).
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.rig.cluster import layers
 from tests.rig.cluster.images import DEBIAN, cached, debian_archive
 from tests.rig.tools import cache, skip
 
-__all__ = ["agent_archive", "built"]
+__all__ = ["agent_image", "built"]
 
 _ROOT = Path(__file__).parents[3]
 _AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -27,13 +35,14 @@ _SOURCES = (
 )
 _FOLDERS = ("ledger", "k8s", "launcher")
 _SECONDS = 900
-_KEPT, _MANY = 3, 8
+#: Images of checkouts that are no more would fill the disk; each is a few megabytes.
+_KEPT = 16
 
 
-def agent_archive() -> tuple[str, Callable[[], Path]]:
-    """The image's name, which tells the files that it is made of, and what has its archive ready."""
+def agent_image() -> tuple[str, Callable[[], Path]]:
+    """The image's name, which tells the files that it is made of, and what has it ready for ``layers.bring``."""
     name = f"rig.local/distill-ledger:{_digest()[:12]}"
-    return name, lambda: cached(name, lambda target: built(name, target))
+    return name, lambda: cached(name, lambda target: built(name, target), ".image")
 
 
 def _digest() -> str:
@@ -47,21 +56,15 @@ def _digest() -> str:
     return whole.hexdigest()
 
 
-def built(name: str, target: Path, *options: str) -> None:
-    """Write the archive of the image ``name``, of this checkout, by its Dockerfile or by that of ``options``."""
-    storage = cache() / "buildah"
-    # Layers that a change of the code leaves as they are stay in the cache between builds.
-    with tempfile.TemporaryDirectory(prefix="distill-ledger-buildah-") as run:
-        buildah = [
-            "buildah",
-            "--root",
-            str(storage),
-            "--runroot",
-            run,
-            "--storage-driver",
-            "overlay",
-        ]
-        _run([*buildah, "pull", "--quiet", f"docker-archive:{debian_archive()}"])
+def built(name: str, target: Path, *options: str, kept: int = _KEPT) -> None:
+    """Make the image ``name`` of this checkout, by its Dockerfile or by that of ``options``, for ``layers.bring``.
+
+    Of images of this repository the newest ``kept`` stay.
+    """
+    base = debian_archive()
+    with _buildah() as buildah:
+        if not _images(buildah, DEBIAN):
+            _run([*buildah, "pull", "--quiet", f"docker-archive:{base}"])
         _run(
             [
                 *buildah,
@@ -72,35 +75,79 @@ def built(name: str, target: Path, *options: str) -> None:
                 *("--tag", name, str(_ROOT)),
             ]
         )
-        _run([*buildah, "push", "--quiet", name, f"docker-archive:{target}:{name}"])
-        _forget(buildah, target)
+        _keep([*buildah, "push", "--quiet", name, "docker-archive:/dev/stdout"], target)
+        repository = name.partition(":")[0]
+        gone = layers.forget(target.parent, f"{Path(repository).name}-*.image", kept)
+        names = [f"{repository}:{one.stem.rpartition('-')[2]}" for one in gone]
+        if there := [one for one in names if _images(buildah, one)]:
+            _run([*buildah, "rmi", *there])
+            _run([*buildah, "rmi", "--prune"])
 
 
-def _forget(buildah: list[str], target: Path) -> None:
-    """Images of checkouts that are no more would fill the disk: the archives of some are kept, and their layers
-    until there are many."""
-    archives = target.parent.glob("distill-ledger-*.tar")
-    for old in sorted(archives, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
-        old.unlink(missing_ok=True)
+@contextmanager
+def _buildah() -> Iterator[list[str]]:
+    """The program's first words; one build at a time, so that the second finds the layers of the first."""
+    storage = cache() / "buildah"
+    with (
+        storage.with_suffix(".lock").open("w") as lock,
+        tempfile.TemporaryDirectory(prefix="distill-ledger-buildah-") as run,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield [
+            *("buildah", "--root", str(storage), "--runroot", run),
+            *("--storage-driver", "overlay"),
+        ]
+
+
+def _images(buildah: list[str], name: str) -> str:
+    """The ids of the images of this name."""
     listed = subprocess.run(
-        [*buildah, "images", "--quiet", "rig.local/distill-ledger"],
+        [*buildah, "images", "--quiet", "--filter", f"reference={name}"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if len(set(listed.stdout.split())) > _MANY:
-        _run([*buildah, "rmi", "--all", "--force"])
+    return listed.stdout.strip()
+
+
+def _keep(command: list[str], target: Path) -> None:
+    """Of the archive that ``command`` prints, what is not kept yet."""
+    torn: Exception | None = None
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            layers.keep(process.stdout, target)
+        except (tarfile.TarError, KeyError, ValueError) as exc:
+            torn = exc
+        while process.stdout.read(1 << 20):
+            pass  # it is not to die of a closed pipe
+        if process.wait():
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip()
+            skip(f"{' '.join(command[-3:])}: {said[-800:]}")
+    if torn is not None:
+        raise torn
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(
-        command,
-        env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    said = " ".join(command[7:9])
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "BUILDAH_ISOLATION": "chroot"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        skip(f"buildah {said}: not done after {_SECONDS} s; try again")
+        raise
     if done.returncode:
-        skip(f"{' '.join(command[:8])} …: {(done.stdout + done.stderr).strip()[-800:]}")
+        skip(f"buildah {said} …: {(done.stdout + done.stderr).strip()[-800:]}")

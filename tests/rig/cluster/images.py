@@ -62,14 +62,14 @@ def debian_archive() -> Path:
     return cached(DEBIAN, _debian)
 
 
-def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The archive of the image ``name`` from the cache. ``make`` writes it, where it is not there yet."""
-    target = cache() / "images" / f"{_file_name(name)}.tar"
+def cached(name: str, make: Callable[[Path], None], suffix: str = ".tar") -> Path:
+    """The file of the image ``name`` from the cache. ``make`` writes it, where it is not there yet."""
+    target = cache() / "images" / f"{_file_name(name)}{suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            beside = target.with_suffix(".new")
+            beside = target.with_name(f"{target.name}.new")
             beside.unlink(missing_ok=True)
             make(beside)
             os.replace(beside, target)
@@ -96,14 +96,18 @@ def _debian(target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="distill-ledger-debian-") as top:
         root = Path(top, "root")
         command = ["debootstrap", "--variant=minbase", f"--include={_INCLUDED}", "bookworm"]
-        done = subprocess.run(
-            [*command, str(root)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*command, str(root)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            skip(f"{' '.join(command)}: not done after {_SECONDS} s; try again")
+            raise
         if done.returncode:
             skip(f"{' '.join(command)}: {(done.stdout + done.stderr).strip()[-400:]}")
         for waste in _WASTE:

@@ -11,17 +11,17 @@ from pathlib import Path
 from tests.rig.cluster.agent_image import built
 from tests.rig.cluster.images import cached
 
-__all__ = ["minigrid_archive"]
+__all__ = ["minigrid_image"]
 
 _ROOT = Path(__file__).parents[3]
 _FOLDER = _ROOT / "examples" / "minigrid"
 _KEPT = 2
 
 
-def minigrid_archive() -> tuple[str, Callable[[], Path]]:
-    """The image's name, which tells what it is made of, and what has its archive ready."""
+def minigrid_image() -> tuple[str, Callable[[], Path]]:
+    """The image's name, which tells what it is made of, and what has it ready for ``layers.bring``."""
     name = f"rig.local/minigrid:{_digest()[:12]}"
-    return name, lambda: cached(name, lambda target: _build(name, target))
+    return name, lambda: cached(name, lambda target: _build(name, target), ".image")
 
 
 def _digest() -> str:
@@ -40,10 +40,5 @@ def _build(name: str, target: Path) -> None:
         target,
         f"--file={_FOLDER / 'Dockerfile'}",
         f"--ignorefile={_FOLDER / 'Dockerfile.dockerignore'}",
+        kept=_KEPT,
     )
-    for old in sorted(target.parent.glob("minigrid-*.tar"), key=_age)[:-_KEPT]:
-        old.unlink(missing_ok=True)
-
-
-def _age(path: Path) -> float:
-    return path.stat().st_mtime
