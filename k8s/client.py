@@ -208,6 +208,22 @@ class Client:
 
     # --- calls ---
 
+    @property
+    def address(self) -> str:
+        """Where the API server is."""
+        return str(self._api.configuration.host)
+
+    def asked(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+    ) -> tuple[int, Object]:
+        """(HTTP status, answer) of any one request, for ``k8s.inquiry``. Raises ClusterUnavailableError."""
+        return self._ask(method, path, query=query, body=body)
+
     def _path(self, kind: Kind, name: str = "") -> str:
         path = f"{_GROUPS[kind]}/namespaces/{self.namespace}/{kind}"
         return f"{path}/{name}" if name else path

@@ -1,22 +1,19 @@
-"""audit, doctor."""
+"""audit."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from typing import Any, Final
 
 import click
 
-from launcher import doctor
 from launcher.audit import Report, Scene, audit
 from launcher.cli.common import home_option, json_option, print_json, project_root, settings
-from launcher.cli.driving import is_driven
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.workspace import open_parts, open_workspace
 from ledger.stores.port import TreeHead
 
-__all__ = ["audit_command", "doctor_command"]
+__all__ = ["audit_command"]
 
 #: So many things that are wrong are shown of each check; --json shows all.
 _SHOWN: Final = 20
@@ -144,33 +141,3 @@ def _print_end(report: Report) -> None:
     click.echo(
         f"launcher: audit found {len(report.problems)} wrong in {', '.join(bad)}{at}", err=True
     )
-
-
-@click.command(
-    "doctor", help="Check this machine: tools, disk, store, locks, clock, ledger, leftovers."
-)
-@click.option(
-    "--no-probe",
-    is_flag=True,
-    help="Make no hidden file in the store: create-only, locks and the disk's clock are not tried.",
-)
-@json_option
-@home_option
-def doctor_command(no_probe: bool, as_json: bool, home: str | None) -> int:
-    """Exit 0 with warnings; 4, 5 or 2 where something failed."""
-    root = project_root()
-    findings = []
-    for finding in doctor.examine(settings(home), root, probe=not no_probe, is_driven=is_driven):
-        findings.append(finding)
-        if not as_json:
-            click.echo(f"{finding.state:<8} {finding.name:<13} {finding.what}")
-            if finding.do:
-                click.echo(f"{'':<22} {finding.do}")
-    code = doctor.exit_code(findings)
-    if as_json:
-        rows = [{k: v for k, v in asdict(f).items() if k != "code"} for f in findings]
-        print_json({"ok": code == 0, "findings": rows})
-    elif code:
-        failed = ", ".join(f.name for f in findings if f.state == "failed")
-        click.echo(f"launcher: doctor: failed: {failed}", err=True)
-    return code

@@ -44,7 +44,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
     "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
     "ledger": ("ledger", "Copy the ledger to another place, verified; its head.", "Care"),
-    "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
+    "doctor": ("doctor", "Check this machine and a cluster: tools, disk, store, room.", "Care"),
 }
 
 _EXAMPLES: Final = """\b
