@@ -23,6 +23,7 @@ __all__ = [
     "crashing",
     "disruption",
     "is_over",
+    "last_line",
     "last_words",
     "oldest_first",
     "seen",
@@ -174,7 +175,7 @@ def _by_fetch(pod: Object) -> Verdict | None:
         return _TOLD
     if said.get("reason") == "OOMKilled":
         return Verdict("storage", "fetching met its memory limit: raise agent.resources.memory")
-    words = _last_line(said.get("message"))
+    words = last_line(said.get("message"))
     return Verdict(
         "storage", f"what it needs could not be fetched (exit {said['exitCode']}){words}"
     )
@@ -257,11 +258,12 @@ def crashing(pod: Object, command: str = COMMAND) -> str | None:
                 if said.get("reason") == "OOMKilled"
                 else f"exit {said['exitCode']}"
             )
-            return f"{who} ended {times} times ({why}){_last_line(said.get('message'))}"
+            return f"{who} ended {times} times ({why}){last_line(said.get('message'))}"
     return None
 
 
-def _last_line(message: str | None) -> str:
+def last_line(message: str | None) -> str:
+    """The last line with anything in it, after a colon; nothing where there is none."""
     lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
     return f": {lines[-1][:500]}" if lines else ""
 

@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -28,8 +28,8 @@ from launcher.leftovers import leftovers
 from launcher.project import network_filesystem
 from launcher.settings import Settings
 from launcher.storage.bucket_url import is_bucket
-from launcher.storage.durable import take_name
 from launcher.storage.port import TEMPORARY_PREFIX, ObjectStore
+from launcher.storage.trial import created_once
 from launcher.workspace import Workspace, open_parts, open_workspace, translated
 from ledger.projections.storage_alert import human_bytes
 from ledger.stores.port import EventStore
@@ -48,7 +48,7 @@ def examine(
     *,
     probe: bool = True,
     is_driven: Callable[[Workspace, str], bool],
-) -> Iterator[Finding]:
+) -> Generator[Finding]:
     """Every finding, in the order in which they are made.
 
     ``is_driven``: whether a launcher is at work on the run of that id.
@@ -228,15 +228,7 @@ def probed(folder: Path) -> list[Finding]:
 
 def _create_only(first: Path, second: Path, name: Path) -> Finding:
     """Two creates of one name: exactly one wins, and its bytes stay."""
-    won = []
-    for number, temporary in enumerate((first, second)):
-        temporary.write_bytes(b"%d" % number)
-        try:
-            take_name(temporary, name)
-        except FileExistsError:
-            continue
-        won.append(number)
-    if won != [0] or name.read_bytes() != b"0":
+    if not created_once(first, second, name):
         what = f"{first.parent}: a name can be created twice: two promoters could win"
         return failed("create-only", what, "keep the store on a local disk or NFS", UsageError)
     return ok("create-only", "two creates of one name: one won")

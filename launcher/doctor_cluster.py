@@ -46,25 +46,32 @@ class StageLook:
     """A stage, the Job that a run would make of it, and its pod with what the cluster adds as far as that is known."""
 
     stage: StageName
+    attempt: Attempt
     job: Object
     spec: Object
 
 
 def stage_looks(
-    read: ReadProfile, stages: Sequence[StageName], *, project: str, store: str | None
+    read: ReadProfile,
+    stages: Sequence[StageName],
+    *,
+    project: str,
+    store: str | None,
+    run_id: str = _RUN_ID,
+    task: str = _NOTHING,
 ) -> list[StageLook]:
     """The Jobs of ``stages``; a stage without an image is left out. Raises UsageError."""
     made = []
     for stage in stages:
         if read.stages[stage].image is None:
             continue
-        attempt = Attempt(project, _RUN_ID, stage, 1, _NOTHING)
-        job = StageJob(attempt, "true", "/workspace/log", _NOTHING, store)
+        attempt = Attempt(project, run_id, stage, 1, task)
+        job = StageJob(attempt, "true", "/workspace/log", task, store)
         try:
             manifest = job_manifest(job, read, stage)
         except ProfileError as exc:
             raise UsageError(str(exc)) from exc
-        made.append(StageLook(stage, manifest, manifest["spec"]["template"]["spec"]))
+        made.append(StageLook(stage, attempt, manifest, manifest["spec"]["template"]["spec"]))
     return made
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from launcher import doctor
 from launcher.cli.common import home_option, json_option, print_json, project_root, settings
 from launcher.cli.driving import is_driven
-from launcher.errors import UsageError
+from launcher.clock import new_id
+from launcher.errors import LauncherError, UsageError
 from launcher.findings import Finding, exit_code, failed, warning
 from launcher.settings import Settings
 from launcher.storage.bucket_url import is_bucket
+from launcher.workspace import open_parts
 from ledger.events import STAGES, StageName
+
+if TYPE_CHECKING:
+    from k8s.client import Client
+    from k8s.profile_text import ReadProfile
+    from launcher.doctor_cluster import StageLook
 
 __all__ = ["doctor_command"]
 
@@ -43,23 +52,48 @@ _NAME_WIDTH: Final = 13
     type=click.Choice(STAGES),
     help="With --profile: only this stage; repeatable.",
 )
+@click.option(
+    "--probe",
+    "in_pods",
+    is_flag=True,
+    help="With --profile: run Jobs that try images, store and code from inside, and delete them.",
+)
+@click.option(
+    "--probe-seconds",
+    type=click.IntRange(5, 86400),
+    default=300,
+    show_default=True,
+    help="How long those may take, waiting and pulling included.",
+)
 @json_option
 @home_option
 def doctor_command(
     no_probe: bool,
     profile: str | None,
     stages: tuple[StageName, ...],
+    in_pods: bool,
+    probe_seconds: int,
     as_json: bool,
     home: str | None,
 ) -> int:
     """Exit 0 with warnings; 4, 5 or 2 where something failed."""
-    if stages and profile is None:
-        raise UsageError("--stage needs --profile")
-    chosen, findings = settings(home), []
-    for finding in _all(chosen, profile, stages or STAGES, probe=not no_probe):
-        findings.append(finding)
-        if not as_json:
-            _print(finding)
+    for flag, given in (("--stage", stages), ("--probe", in_pods)):
+        if given and profile is None:
+            raise UsageError(f"{flag} needs --profile")
+    chosen, findings = settings(home), list[Finding]()
+    root = project_root()
+    # A profile that cannot be used is said before anything is looked at.
+    parts = [doctor.examine(chosen, root, probe=not no_probe, is_driven=is_driven)]
+    if profile is not None:
+        seconds = probe_seconds if in_pods else None
+        parts.append(_cluster(chosen, root, profile, stages or STAGES, seconds))
+    for part in parts:
+        # What a probe made goes, whatever ends this.
+        with closing(part):
+            for finding in part:
+                findings.append(finding)
+                if not as_json:
+                    _print(finding)
     code = exit_code(findings)
     if as_json:
         rows = [{k: v for k, v in asdict(f).items() if k != "code"} for f in findings]
@@ -76,41 +110,79 @@ def _print(finding: Finding) -> None:
         click.echo(f"{'':<{9 + _NAME_WIDTH}} {finding.do}")
 
 
-def _all(
-    chosen: Settings, profile: str | None, stages: Sequence[StageName], *, probe: bool
-) -> Iterator[Finding]:
-    root = project_root()
-    # A profile that cannot be used is said before anything is looked at.
-    cluster = _cluster(chosen, profile, stages) if profile is not None else iter(())
-    yield from doctor.examine(chosen, root, probe=probe, is_driven=is_driven)
-    yield from cluster
-
-
-def _cluster(chosen: Settings, profile: str, stages: Sequence[StageName]) -> Iterator[Finding]:
+def _cluster(
+    chosen: Settings,
+    root: Path,
+    profile: str,
+    stages: Sequence[StageName],
+    probe_seconds: int | None,
+) -> Generator[Finding]:
     """Everything about the cluster, looked at as it is taken. Raises UsageError for a profile that is none."""
-    from k8s.client import Client
-    from k8s.errors import K8sError, ProfileError
-    from k8s.inquiry import Inquiry
+    from k8s.errors import ProfileError
     from k8s.profile_file import read_profile
-    from launcher import doctor_cluster
+    from launcher.doctor_cluster import stage_looks
 
     try:
-        read = read_profile(project_root() / profile, stages=())
+        read = read_profile(root / profile, stages=())
     except ProfileError as exc:
-        raise UsageError(str(exc).replace(f"{project_root()}/", "", 1)) from exc
+        raise UsageError(str(exc).replace(str(root / profile), profile, 1)) from exc
     store = chosen.store if chosen.store and is_bucket(chosen.store) else None
-    looks = doctor_cluster.stage_looks(read, stages, project=chosen.project, store=store)
-    claim = read.profile.store.claim if read.profile.store else None
 
-    def findings() -> Iterator[Finding]:
-        for stage in stages:
-            if read.stages[stage].image is None:
-                yield warning(stage, "has no image: not looked at", "image, or defaults.image")
-        try:
-            inquiry = Inquiry(Client.connect(read.profile.namespace))
-        except K8sError as exc:
-            yield failed("cluster", str(exc), "kubectl config get-contexts", UsageError)
-            return
-        yield from doctor_cluster.look(inquiry, looks, store_claim=claim)
+    def looks(**more: str) -> list[StageLook]:
+        return stage_looks(read, stages, project=chosen.project, store=store, **more)
 
-    return findings()
+    looks()
+    return _findings(chosen, root, read, stages, looks, probe_seconds)
+
+
+def _findings(
+    chosen: Settings,
+    root: Path,
+    read: ReadProfile,
+    stages: Sequence[StageName],
+    looks: Callable[..., list[StageLook]],
+    probe_seconds: int | None,
+) -> Generator[Finding]:
+    from k8s.client import Client
+    from k8s.errors import K8sError
+    from k8s.inquiry import Inquiry
+    from launcher import doctor_cluster
+
+    for stage in stages:
+        if read.stages[stage].image is None:
+            yield warning(stage, "has no image: not looked at", "image, or defaults.image")
+    try:
+        client = Client.connect(read.profile.namespace)
+    except K8sError as exc:
+        yield failed("cluster", str(exc), "kubectl config get-contexts", UsageError)
+        return
+    claim, well = read.profile.store.claim if read.profile.store else None, True
+    for finding in doctor_cluster.look(Inquiry(client), looks(), store_claim=claim):
+        well &= finding.state != "failed"
+        yield finding
+    if probe_seconds is None:
+        return
+    if not well:
+        yield warning("probe", "not tried, for what failed above", "mend that first")
+        return
+    yield from _probes(chosen, root, client, looks, probe_seconds)
+
+
+def _probes(
+    chosen: Settings,
+    root: Path,
+    client: Client,
+    looks: Callable[..., list[StageLook]],
+    seconds: int,
+) -> Generator[Finding]:
+    from launcher import doctor_probe
+
+    run_id = f"doctor-{new_id()[:8]}"
+    home, store = open_parts(chosen, root)
+    try:
+        task, said = doctor_probe.task_of(store, root, run_id, home)
+    except LauncherError as exc:
+        yield failed("code", exc.message, exc.hint, type(exc))
+        return
+    yield said
+    yield from doctor_probe.probed(client, looks(run_id=run_id, task=task), seconds=seconds)
