@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from k8s.containers import COLLECT, COMMAND, FETCH
+from k8s.names import STAGE
 from k8s.wrapper import TERMINATED, UNCOLLECTED
 from ledger.events import Cause
 
 __all__ = [
     "PodSeen",
     "Verdict",
+    "bound_at",
     "condition",
     "container_state",
     "crashing",
@@ -26,6 +28,7 @@ __all__ = [
     "last_line",
     "last_words",
     "oldest_first",
+    "out_of_memory",
     "seen",
     "statuses",
     "verdict",
@@ -59,13 +62,17 @@ _NO_BASH: Final = '"bash"'
 
 @dataclass(frozen=True, slots=True)
 class PodSeen:
-    """What the books keep of a pod. ``started_at``: when its command's container started, RFC 3339; None before."""
+    """What the books keep of a pod, times RFC 3339.
+
+    ``bound_at``: when a node took it; ``started_at``: when its command's container started; each None before.
+    """
 
     name: str
     uid: str
     node: str | None
     image_id: str | None
     started_at: str | None
+    bound_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,14 @@ def seen(pod: Object, command: str = COMMAND) -> PodSeen:
         node=(pod.get("spec") or {}).get("nodeName"),
         image_id=status.get("imageID") or None,
         started_at=started,
+        bound_at=bound_at(pod),
     )
+
+
+def bound_at(pod: Object) -> str | None:
+    """When a node took it, RFC 3339; None before."""
+    said = condition(pod, "PodScheduled")
+    return said.get("lastTransitionTime") if said and said["status"] == "True" else None
 
 
 def is_over(pod: Object) -> bool:
@@ -198,7 +212,7 @@ def _by_command(pod: Object, command: str) -> Verdict:
     if words is not None:
         return _by_words(pod, command, code, reason, words)
     if reason == "OOMKilled":
-        return Verdict("out_of_memory", _out_of_memory(pod, command))
+        return Verdict("out_of_memory", out_of_memory(pod, command))
     if code == TERMINATED and "deletionTimestamp" in pod["metadata"]:
         return _TOLD
     return verdict_of_code(code)
@@ -222,7 +236,7 @@ def _by_words(pod: Object, command: str, code: int, reason: str, words: Object) 
     if ended == "unstarted":
         return Verdict("storage", "its log could not be written, so it was not started")
     if own and (words.get("oom_kills") or reason == "OOMKilled"):
-        return Verdict("out_of_memory", _out_of_memory(pod, command), own)
+        return Verdict("out_of_memory", out_of_memory(pod, command), own)
     if ended == "stopped":
         return Verdict("lost", "its attempt was closed while it ran")
     if own:
@@ -230,9 +244,15 @@ def _by_words(pod: Object, command: str, code: int, reason: str, words: Object) 
     return Verdict("outputs", _NOT_COLLECTED)
 
 
-def _out_of_memory(pod: Object, command: str) -> str:
+def out_of_memory(pod: Object, command: str = COMMAND) -> str:
+    """In words for the command of ``pod``, and what to change."""
     limit = _memory_limit(pod, command)
-    return f"it met its memory limit of {limit}" if limit else "its node ran out of memory"
+    stage = (pod["metadata"].get("labels") or {}).get(STAGE) or "its stage"
+    if limit:
+        return (
+            f"it met its memory limit of {limit}: raise resources.memory of {stage} in the profile"
+        )
+    return f"its node ran out of memory: give {stage} resources.memory in the profile"
 
 
 def _memory_limit(pod: Object, name: str) -> str | None:

@@ -10,6 +10,7 @@ not fit is left out and counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, get_args
 
 from launcher.executors.port import StageResult
@@ -48,15 +49,9 @@ def result_events(
         if result.handle is not None and result.handle.job_name is None:
             node = handle.machine_id or "unknown"
             facts.append(e.StageStarted(stage=name, attempt=attempt, node=node))
-    seconds = e.StageSeconds(
-        queued=result.queued_seconds,
-        scheduled=result.scheduled_seconds,
-        pulling=result.pulling_seconds,
-        running=result.running_seconds,
-        collecting=result.collecting_seconds,
-    )
+    seconds, held = _spent(stage, result)
     if result.closed_by is not None or result.exit_code != 0 or result.manifest_digest is None:
-        return [*facts, _failure(stage, result, seconds)]
+        return [*facts, _failure(stage, result, seconds, held)]
     facts.append(
         e.StageSucceeded(
             stage=name,
@@ -65,12 +60,47 @@ def result_events(
             log_digest=result.log_digest,
             seconds=seconds,
             gpus=result.gpus,
+            held=held,
         )
     )
     return [*facts, *_outputs(request, stage, result)]
 
 
-def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) -> e.StageFailed:
+def _spent(
+    stage: StageState, result: StageResult
+) -> tuple[e.StageSeconds, e.ResourceSeconds | None]:
+    """Where the time went and what was held; both of all pods, those on record that nobody could count too.
+
+    A launcher that came later does not see pods that were gone by then. One that is on record was there from when its
+    node took it, and at most until the first that was counted was made: that time it ran, and did not queue.
+    """
+    gone = [since for uid, since in stage.held_since.items() if uid not in result.counted]
+    more = 0.0
+    if gone and result.counted_since:
+        ends, begins = result.counted_since, min(gone, key=datetime.fromisoformat)
+        passed = datetime.fromisoformat(ends) - datetime.fromisoformat(begins)
+        more = max(passed.total_seconds(), 0.0)
+    queued, running = result.queued_seconds, result.running_seconds
+    seconds = e.StageSeconds(
+        queued=max(queued - more, 0.0) if queued is not None else None,
+        scheduled=result.scheduled_seconds,
+        pulling=result.pulling_seconds,
+        running=(running or 0.0) + more if more else running,
+        collecting=result.collecting_seconds,
+    )
+    had, held = result.asked, result.held_seconds + more
+    if had is None:
+        return seconds, None
+    gpus = {name: count * held for name, count in had.gpus.items()}
+    return seconds, e.ResourceSeconds(gpus=gpus, cpu=had.cpu * held, memory=had.memory * held)
+
+
+def _failure(
+    stage: StageState,
+    result: StageResult,
+    seconds: e.StageSeconds,
+    held: e.ResourceSeconds | None,
+) -> e.StageFailed:
     closed = result.closed_by
     cause: e.Cause = "application"
     if closed is not None:
@@ -90,6 +120,8 @@ def _failure(stage: StageState, result: StageResult, seconds: e.StageSeconds) ->
         message=_shortened(message),
         log_digest=result.log_digest,
         seconds=seconds,
+        gpus=result.gpus,
+        held=held,
     )
 
 

@@ -13,7 +13,13 @@ from typing import Final
 from ledger.canonical import canonical_json
 from ledger.events import STAGES, StageName, StagePlan
 
-__all__ = ["LOG_NUMBER", "log_name", "plan_stages", "skip_warnings"]
+__all__ = [
+    "LOG_NUMBER",
+    "log_name",
+    "plan_stages",
+    "skip_warnings",
+    "with_infrastructure_retries",
+]
 
 #: A stage's number in its log's name, from 1.
 LOG_NUMBER: Final[Mapping[StageName, int]] = {name: i for i, name in enumerate(STAGES, start=1)}
@@ -55,6 +61,16 @@ def _plan(
         spec_digest="sha256:" + hashlib.sha256(canonical_json(spec)).hexdigest(),
         retries=retries,
         timeout_seconds=timeout,
+    )
+
+
+def with_infrastructure_retries(
+    stages: tuple[StagePlan, ...], retries: Mapping[StageName, int | None]
+) -> tuple[StagePlan, ...]:
+    """``stages`` with what a profile says of each; where it says nothing (None) the config's number holds."""
+    return tuple(
+        plan.model_copy(update={"infrastructure_retries": retries.get(plan.name)})
+        for plan in stages
     )
 
 

@@ -125,6 +125,7 @@ def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
             node=pod.node,
             image_digest=pod.image_digest,
             pod_uid=pod.uid,
+            held_since=pod.held_since,
         )
         for pod in pods
         if pod.uid not in stage.pods

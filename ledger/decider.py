@@ -162,15 +162,16 @@ def may_retry(stage: StageState, infrastructure_retries: int) -> bool:
     """Whether a stage that failed (at least once) is owed another attempt.
 
     A command's own failure counts against its ``retries``; a lost process, an image or a storage fault
-    against INFRASTRUCTURE_RETRIES. Nothing else is tried again, so a stage has at most
-    1 + retries + infrastructure_retries attempts.
+    against ``infrastructure_retries``, unless its plan has a number of its own. Nothing else is tried
+    again, so a stage has at most 1 + retries + infrastructure_retries attempts.
     """
     last = stage.failures[-1]
     if last.cause == "application":
         return sum(f.cause == "application" for f in stage.failures) <= stage.plan.retries
     if last.cause in INFRASTRUCTURE_CAUSES:
         charged = sum(f.cause in INFRASTRUCTURE_CAUSES for f in stage.failures)
-        return charged <= infrastructure_retries
+        own = stage.plan.infrastructure_retries
+        return charged <= (infrastructure_retries if own is None else own)
     return False
 
 
@@ -260,7 +261,14 @@ def _move_stage(stage: StageState, data: Any, time: str) -> StageState:
         case e.StageSubmitted():
             return replace(stage, handle=data.handle, log=data.log)
         case e.StageStarted():
-            return replace(stage, node=data.node, pods=stage.pods | {data.pod_uid or ""})
+            uid = data.pod_uid or ""
+            since = {uid: data.held_since} if data.held_since else {}
+            return replace(
+                stage,
+                node=data.node,
+                pods=stage.pods | {uid},
+                held_since={**stage.held_since, **since},
+            )
         case e.StageSucceeded():
             return replace(
                 stage,
@@ -268,14 +276,26 @@ def _move_stage(stage: StageState, data: Any, time: str) -> StageState:
                 manifest_digest=data.manifest_digest,
                 log_digest=data.log_digest,
                 seconds=data.seconds,
+                gpus=data.gpus,
+                held=data.held,
             )
         case e.StageFailed():
-            failure = Failure(data.attempt, data.cause, data.exit_code, data.message)
+            failure = Failure(
+                data.attempt,
+                data.cause,
+                data.exit_code,
+                data.message,
+                data.seconds,
+                data.gpus,
+                data.held,
+            )
             return replace(
                 stage,
                 completed_at=time,
                 log_digest=data.log_digest,
                 seconds=data.seconds,
+                gpus=data.gpus,
+                held=data.held,
                 failures=(*stage.failures, failure),
             )
         case e.StageReused():

@@ -28,28 +28,32 @@ StageStatus = Literal[
 RunStatus = Literal["unknown", "open", "succeeded", "failed", "cancelled"]
 TagStatus = Literal["pending", "validated", "rejected"]
 
+_NO_SECONDS: Final = e.StageSeconds()
+
 #: A stage in one of these lets the next one begin.
 SETTLED_WELL: Final[frozenset[StageStatus]] = frozenset({"succeeded", "skipped", "reused"})
-
-_NO_SECONDS: Final = e.StageSeconds()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How one attempt ended without success."""
+    """How one attempt ended without success, where its time went, and what it held."""
 
     attempt: int
     cause: e.Cause
     exit_code: int | None
     message: str
+    seconds: e.StageSeconds = _NO_SECONDS
+    gpus: int = 0
+    held: e.ResourceSeconds | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StageState:
     """One stage: ``attempt`` is the newest, 0 before the first; everything but ``failures`` is of that attempt.
 
-    ``pods`` are the uids that it was seen to start as ("" on a machine, which has none); ``measured`` says that
-    its metrics are recorded; ``reused_from`` is the run whose outputs stand in for its own.
+    ``pods`` are the uids that it was seen to start as ("" on a machine, which has none), ``held_since`` when a node
+    took each, as far as that is known; ``measured`` says that its metrics are recorded; ``reused_from`` is the run
+    whose outputs stand in for its own.
     """
 
     plan: e.StagePlan
@@ -59,11 +63,14 @@ class StageState:
     log: str | None = None
     node: str | None = None
     pods: frozenset[str] = frozenset()
+    held_since: Mapping[str, str] = field(default_factory=dict)
     started_at: str | None = None
     completed_at: str | None = None
     manifest_digest: str | None = None
     log_digest: str | None = None
     seconds: e.StageSeconds = _NO_SECONDS
+    gpus: int = 0
+    held: e.ResourceSeconds | None = None
     measured: bool = False
     failures: tuple[Failure, ...] = ()
     reason: str | None = None

@@ -21,9 +21,31 @@ def _without_task(data: Data) -> Data:
     return {**data, "handle": {**data["handle"], "task_digest": None}}
 
 
+def _without_own_retries(data: Data) -> Data:
+    """No stage had infrastructure retries of its own."""
+    plans = [{**plan, "infrastructure_retries": None} for plan in data["stages"]]
+    return {**data, "stages": plans}
+
+
+def _without_held_since(data: Data) -> Data:
+    """Nobody said when a node took its pod."""
+    return {**data, "held_since": None}
+
+
+def _without_held(data: Data) -> Data:
+    """Nobody counted what it held."""
+    return {**data, "gpus": data.get("gpus", 0), "held": None}
+
+
 #: (type, schema) -> the function that takes its data to schema + 1.
 UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = MappingProxyType(
-    {("StageSubmitted", 1): _without_task}
+    {
+        ("RunRequested", 1): _without_own_retries,
+        ("StageFailed", 1): _without_held,
+        ("StageStarted", 1): _without_held_since,
+        ("StageSubmitted", 1): _without_task,
+        ("StageSucceeded", 1): _without_held,
+    }
 )
 
 

@@ -16,7 +16,7 @@ from launcher.cli.common import project_root
 from launcher.config import Config
 from launcher.errors import IntegrityError, UsageError
 from launcher.executors.local import LocalExecutor
-from launcher.pipeline import log_name
+from launcher.pipeline import log_name, with_infrastructure_retries
 from launcher.runner import Progress, Runner
 from launcher.workspace import Workspace
 from ledger.decider import RunState
@@ -89,9 +89,11 @@ def on_cluster(
     places = (ws.home, ws.root / wanted.output_root, *private)
     digest = store_code(store, ws.root, *places) if code == "project" else None
     known = {"code_digest": digest, "profile_digest": store.ingest_bytes(data).digest}
+    retries = {name: stage.infrastructure_retries for name, stage in read.stages.items()}
     made = wanted.model_copy(
         update={
             "executor": "kubernetes",
+            "stages": with_infrastructure_retries(wanted.stages, retries),
             "provenance": wanted.provenance.model_copy(update=known),
         }
     )

@@ -35,13 +35,14 @@ from k8s.errors import (
 from k8s.manifest import job_manifest
 from k8s.names import Attempt
 from k8s.outcome import Outcome, outcome, unreachable
+from k8s.pods import out_of_memory
 from k8s.pods import seen as seen_pod
 from k8s.profile_text import ReadProfile
-from k8s.timing import gpus, phases
 from k8s.watch import Mirror, Seen
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, StageSpec
 from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
+from launcher.executors.accounting import Accounts
 from launcher.executors.expiring import Expiring
 from launcher.executors.port import (
     AwayError,
@@ -141,6 +142,7 @@ class KubernetesExecutor:
         self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
         self._told: set[str] = set()
         self._bells: set[str] = set()
+        self._accounts = Accounts()
 
     # --- the port ---
 
@@ -222,7 +224,7 @@ class KubernetesExecutor:
         mirror, pause = self._mirror(run_id), 0.5
         while True:
             found = asked(mirror.fresh)
-            job, pods = self._parts(found, stage, attempt)
+            job, pods = self._parts(found, run_id, stage, attempt)
             seen = outcome(job, pods, found.events)
             if seen.gone:
                 return
@@ -256,7 +258,9 @@ class KubernetesExecutor:
         of = self._of(run_id, stage, attempt)
         if of.is_closed():
             return
-        if not outcome(*self._parts(asked(self._mirror(run_id).fresh), stage, attempt)).gone:
+        if not outcome(
+            *self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
+        ).gone:
             raise ConflictError(f"{of} is still running")
         of.close(cause, reason)
 
@@ -269,7 +273,7 @@ class KubernetesExecutor:
 
     def log(self, run_id: str, stage: str, attempt: int) -> Iterator[bytes] | None:
         """What the newest pod of an attempt has printed so far, raw; None: it has none. Raises UnavailableError."""
-        _, pods = self._parts(self.seen(run_id), stage, attempt)
+        _, pods = self._parts(self.seen(run_id), run_id, stage, attempt)
         started = _pods(pods)
         if not started:
             return None
@@ -284,14 +288,14 @@ class KubernetesExecutor:
         result = of.result()
         if seen.error is not None:
             if result is not None and result.closed_by is None:
-                return Ended(result)
+                return self._ended(of, result, None, [])
             raise _ours(seen.error)
-        job, pods = self._parts(seen, stage, attempt)
+        job, pods = self._parts(seen, run_id, stage, attempt)
         if result is not None and result.closed_by is None:
             return self._ended(of, result, job, pods)
         said = outcome(job, pods, seen.events)
         if said.gone:
-            job, pods = self._parts(asked(self._mirror(run_id).fresh), stage, attempt)
+            job, pods = self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
             said = outcome(job, pods, seen.events)
             # It may have been committed between the first look and the end.
             result = of.result()
@@ -317,15 +321,13 @@ class KubernetesExecutor:
     def _ended(
         self, of: AttemptRecords, result: StageResult, job: Object | None, pods: list[Object]
     ) -> Ended:
-        spent, stage = phases(job, pods), _stage(of.paths.stage)
-        full = replace(
-            of.with_saved(result),
-            handle=self._handle(job) if job else result.handle,
-            queued_seconds=spent.queued,
-            scheduled_seconds=spent.scheduled,
-            pulling_seconds=spent.pulling,
-            gpus=gpus(job, self.profile.stages[stage].resources.gpu_resource),
-        )
+        profile = self.profile.stages[_stage(of.paths.stage)]
+        moment = clock.parse_time(clock.now())
+        full = self._accounts.counted(of.paths, of.with_saved(result), profile, moment)
+        if job is not None:
+            full = replace(full, handle=self._handle(job))
+        if result.closed_by is None and result.exit_code and result.oom_kills and pods:
+            full = replace(full, message=out_of_memory(pods[-1]))
         return Ended(full, _pods(pods))
 
     def _given_up(self, said: Outcome, stage: str) -> tuple[Cause, str] | None:
@@ -344,14 +346,19 @@ class KubernetesExecutor:
         self._told |= fresh
         return bool(fresh)
 
-    def _parts(self, seen: Seen, stage: str, attempt: int) -> tuple[Object | None, list[Object]]:
+    def _parts(
+        self, seen: Seen, run_id: str, stage: str, attempt: int
+    ) -> tuple[Object | None, list[Object]]:
         """The attempt's Job, and its pods."""
 
         def is_ours(found: Object) -> bool:
             said = found["metadata"].get("labels") or {}
             return (said.get(names.STAGE), said.get(names.ATTEMPT)) == (stage, str(attempt))
 
-        return next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
+        job, pods = next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
+        of = self._of(run_id, stage, attempt)
+        self._accounts.saw(of.paths, job, pods, clock.parse_time(clock.now()))
+        return job, pods
 
     def _listen(self, run_id: str, stage: str, attempt: int, said: Outcome) -> None:
         """Follow what a pod says, once; the collector's word that it is done comes before the pod's end."""
@@ -432,7 +439,9 @@ def _pods(pods: list[Object]) -> tuple[Pod, ...]:
     """Those whose command started, oldest first."""
     found = [seen_pod(one) for one in pods]
     started = sorted((one.started_at, one.uid, one) for one in found if one.started_at)
-    return tuple(Pod(one.uid, one.node or "unknown", one.image_id) for _, _, one in started)
+    return tuple(
+        Pod(one.uid, one.node or "unknown", one.image_id, one.bound_at) for _, _, one in started
+    )
 
 
 def _stage(name: str) -> StageName:

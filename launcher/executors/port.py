@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from launcher.agent.protocol import StageSpec
 from launcher.errors import IntegrityError, UnavailableError
-from ledger.events import Cause, Handle
+from ledger.events import Cause, Handle, ResourceSeconds
 
 __all__ = [
     "AwayError",
@@ -77,6 +77,12 @@ class StageResult:
     scheduled_seconds: float | None = None
     pulling_seconds: float | None = None
     gpus: int = 0
+    #: What its pods kept from others each second that a node had one of them, and for how many seconds that was.
+    asked: ResourceSeconds | None = None
+    held_seconds: float = 0.0
+    #: The pods that this was counted of, and from when on: others of the attempt were gone by then.
+    counted: frozenset[str] = frozenset()
+    counted_since: str | None = None
     #: How often something of it was killed for its memory.
     oom_kills: int = 0
 
@@ -118,11 +124,12 @@ class StageResult:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of an attempt whose command was seen started."""
+    """A pod of an attempt whose command was seen started. ``held_since``: when its node took it, RFC 3339."""
 
     uid: str
     node: str
     image_digest: str | None = None
+    held_since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ __all__ = [
     "RelabelTagsRejected",
     "RelabelTagsReopened",
     "RelabelTagsValidated",
+    "ResourceSeconds",
     "RunCancelled",
     "RunFailed",
     "RunRequested",
@@ -48,13 +49,17 @@ class ConfigRef(Frozen):
 
 
 class StagePlan(Frozen):
-    """One stage as requested. ``command`` as written, None if absent; ``timeout_seconds`` None is no limit."""
+    """One stage as requested. ``command`` as written, None if absent; ``timeout_seconds`` None is no limit.
+
+    ``infrastructure_retries``, where a profile says it, beats the request's own.
+    """
 
     name: StageName
     command: str | None
     spec_digest: str
     retries: int = Field(default=0, ge=0)
     timeout_seconds: float | None = Field(default=None, gt=0)
+    infrastructure_retries: int | None = Field(default=None, ge=0)
 
 
 class InputRef(Frozen):
@@ -108,7 +113,12 @@ class Handle(Frozen):
 
 
 class StageSeconds(Frozen):
-    """Where a stage attempt's time went; None where an executor has no such phase."""
+    """Where a stage attempt's time went; None where an executor has no such phase.
+
+    On Kubernetes each second of an attempt, from its Job's creation to its end, is in one of them, whichever of its
+    pods it was spent in: ``queued`` there was no pod; ``scheduled`` a pod without a node; ``pulling`` on a node, its
+    command not started yet; ``running`` the command; ``collecting`` what came after it.
+    """
 
     queued: float | None = None
     scheduled: float | None = None
@@ -117,7 +127,23 @@ class StageSeconds(Frozen):
     collecting: float | None = None
 
 
+class ResourceSeconds(Frozen):
+    """What the pods of a stage attempt kept from others: what they asked for, times the seconds that they had it.
+
+    A pod has it from when a node takes it until it is over: its image, its inputs and its outputs are in that time,
+    the wait for a node is not. All pods of the attempt count, the ones that were taken away too, and services beside
+    the command. ``gpus``: GPU-seconds by resource name; ``cpu``: seconds of one CPU; ``memory``: GiB-seconds.
+    """
+
+    gpus: dict[str, float] = Field(default_factory=dict)
+    cpu: float = Field(default=0.0, ge=0)
+    memory: float = Field(default=0.0, ge=0)
+
+
 class RunRequested(EventData):
+    """Schema 2: a stage may have infrastructure retries of its own."""
+
+    schema_version: ClassVar[int] = 2
     type: Literal["RunRequested"] = "RunRequested"
     run_id: str
     project: str
@@ -167,17 +193,25 @@ class StageSubmitted(EventData):
 
 
 class StageStarted(EventData):
-    """``node`` is the machine; on Kubernetes one event per pod of the attempt."""
+    """``node`` is the machine; on Kubernetes one event per pod of the attempt.
 
+    Schema 2: ``held_since``, RFC 3339, is when a node took the pod.
+    """
+
+    schema_version: ClassVar[int] = 2
     type: Literal["StageStarted"] = "StageStarted"
     stage: StageName
     attempt: int = Field(ge=1)
     node: str
     image_digest: str | None = None
     pod_uid: str | None = None
+    held_since: str | None = None
 
 
 class StageSucceeded(EventData):
+    """``gpus`` at once. Schema 2: what it held; None where nobody counts."""
+
+    schema_version: ClassVar[int] = 2
     type: Literal["StageSucceeded"] = "StageSucceeded"
     stage: StageName
     attempt: int = Field(ge=1)
@@ -186,9 +220,13 @@ class StageSucceeded(EventData):
     log_digest: str | None
     seconds: StageSeconds = StageSeconds()
     gpus: int = Field(default=0, ge=0)
+    held: ResourceSeconds | None = None
 
 
 class StageFailed(EventData):
+    """Schema 2: how many GPUs it had, and what it held; None where nobody counts."""
+
+    schema_version: ClassVar[int] = 2
     type: Literal["StageFailed"] = "StageFailed"
     stage: StageName
     attempt: int = Field(ge=1)
@@ -197,6 +235,8 @@ class StageFailed(EventData):
     message: str
     log_digest: str | None = None
     seconds: StageSeconds = StageSeconds()
+    gpus: int = Field(default=0, ge=0)
+    held: ResourceSeconds | None = None
 
 
 class StageSkipped(EventData):

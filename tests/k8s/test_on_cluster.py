@@ -30,6 +30,7 @@ from tests.rig.k8s import cluster as cluster
 pytestmark = on_cluster
 
 _SECONDS = 90
+OUT_OF_MEMORY = "it met its memory limit of 32Mi: raise resources.memory of retrain in the profile"
 _COLLECT = """
 trap 'exit 0' TERM
 until [ -e /launcher/exit.json ]; do sleep 0.1; done
@@ -243,7 +244,7 @@ def test_a_command_gets_what_was_written_and_may_write_where_it_should(
         ("exit-7", "application", 7, "the command ended with exit code 7"),
         ("own-143", "application", 143, "the command ended with exit code 143"),
         ("uncollected", "outputs", None, "its outputs were not collected in time"),
-        ("out-of-memory-worker", "out_of_memory", 3, "it met its memory limit of 32Mi"),
+        ("out-of-memory-worker", "out_of_memory", 3, OUT_OF_MEMORY),
         ("no-bash", "image", None, "its image has no bash"),
         ("fetch-failed", "storage", None, "what it needs could not be fetched (exit 4): error: no such blob"),
     ],
@@ -259,7 +260,7 @@ def test_why_it_failed_is_said(
 
 def test_out_of_memory_is_said_whether_the_wrapper_was_spared_or_not(seen: dict[str, Seen]) -> None:
     end = seen["out-of-memory"].end
-    assert (end.cause, end.message) == ("out_of_memory", "it met its memory limit of 32Mi")
+    assert (end.cause, end.message) == ("out_of_memory", OUT_OF_MEMORY)
     assert end.exit_code in (None, 137)
 
 

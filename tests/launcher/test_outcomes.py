@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -143,3 +144,63 @@ def test_a_long_message_is_cut_between_characters() -> None:
     [failed] = facts(StageResult(None, "outputs", message="é" * 100_000))
     assert isinstance(failed, e.StageFailed)
     assert failed.message == "é" * 2048 + "…"
+
+
+# --- what was held, and where the time went ---
+
+PER_SECOND = e.ResourceSeconds(gpus={"nvidia.com/gpu": 2.0}, cpu=4.0, memory=16.0)
+
+
+def held(found: StageResult, *pods: e.StageStarted) -> e.StageSucceeded | e.StageFailed:
+    """What is said of attempt 1, of which these pods are on record."""
+    asked = request(plan("retrain"))
+    intended = e.StageIntended(
+        stage="retrain", attempt=1, executor="kubernetes", spec_digest=DIGEST
+    )
+    book = journal(asked, intended, SUBMITTED, *pods)
+    said = result_events(asked, book.run(RUN).stages["retrain"], found, "l")
+    ended = next(one for one in said if isinstance(one, e.StageSucceeded | e.StageFailed))
+    assert book.record_run(RUN, lambda _: said).stages["retrain"].held == ended.held
+    return ended
+
+
+def pod_at(uid: str, since: str | None) -> e.StageStarted:
+    return STARTED.model_copy(update={"pod_uid": uid, "held_since": since})
+
+
+def counted(exit_code: int | None, closed_by: str | None = None) -> StageResult:
+    return replace(
+        result(exit_code, closed_by),
+        gpus=2,
+        asked=PER_SECOND,
+        held_seconds=100.0,
+        queued_seconds=500.0,
+        running_seconds=90.0,
+        counted=frozenset({"second"}),
+        counted_since="2026-11-25T08:10:00Z",
+    )
+
+
+@pytest.mark.parametrize("found", [counted(0), counted(1), counted(None, "timeout")])
+def test_what_was_held_is_said_of_a_success_and_of_a_failure(found: StageResult) -> None:
+    said = held(found, pod_at("second", "2026-11-25T08:10:01Z"))
+    assert said.gpus == 2
+    assert said.held == e.ResourceSeconds(gpus={"nvidia.com/gpu": 200.0}, cpu=400.0, memory=1600.0)
+    assert (said.seconds.queued, said.seconds.running) == (500.0, 90.0)
+
+
+def test_a_pod_that_was_gone_when_this_launcher_came_held_it_too() -> None:
+    """From when its node took it until the next one was made; that time it did not queue."""
+    first = pod_at("first", "2026-11-25T08:02:00Z")
+    said = held(counted(1), first, pod_at("second", "2026-11-25T08:10:01Z"))
+    assert said.held == e.ResourceSeconds(
+        gpus={"nvidia.com/gpu": 2 * 580.0}, cpu=4 * 580.0, memory=16 * 580.0
+    )
+    assert (said.seconds.queued, said.seconds.running) == (20.0, 570.0)
+    # One of which no more is known than that it started is not guessed at.
+    said = held(counted(1), pod_at("first", None))
+    assert said.held == e.ResourceSeconds(gpus={"nvidia.com/gpu": 200.0}, cpu=400.0, memory=1600.0)
+
+
+def test_where_nobody_counts_nothing_is_said() -> None:
+    assert held(result(1)).held is None

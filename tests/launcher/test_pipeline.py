@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from launcher.pipeline import log_name, plan_stages, skip_warnings
+from launcher.pipeline import (
+    log_name,
+    plan_stages,
+    skip_warnings,
+    with_infrastructure_retries,
+)
 from ledger.events import STAGES, StageName, StagePlan
 
 CONFIG = "sha256:" + "0" * 64
@@ -66,3 +71,11 @@ def test_a_skipped_stage_is_warned_of_except_the_optional_one() -> None:
     assert skip_warnings(plans({"llm_on": "x", "retrain": "y"})) == [
         "RELABEL_CMD is absent: relabel will be skipped"
     ]
+
+
+def test_a_profile_s_infrastructure_retries_go_into_the_plan() -> None:
+    given = plans({"llm_on": "a", "retrain": "b"})
+    told = with_infrastructure_retries(given, {"retrain": 0, "llm_on": None})
+    assert [plan.infrastructure_retries for plan in told] == [None, None, 0, None]
+    # They decide nothing of how a stage behaves.
+    assert [plan.spec_digest for plan in told] == [plan.spec_digest for plan in given]

@@ -469,6 +469,20 @@ def test_retries_are_bounded(retries: int, infrastructure: int, causes: list[e.C
     assert final in ([], [tried[-1]])
 
 
+@pytest.mark.parametrize(("own", "attempts"), [(None, 3), (0, 1), (1, 2), (4, 5)])
+def test_a_plan_s_own_infrastructure_retries_beat_the_request_s(
+    own: int | None, attempts: int
+) -> None:
+    wanted = requested(0, 2)
+    plans = [p.model_copy(update={"infrastructure_retries": own}) for p in wanted.stages]
+    ledger = Ledger(wanted.model_copy(update={"stages": tuple(plans)}))
+    for attempt in range(1, 10):
+        ledger.say(intended(attempt=attempt), failed(attempt=attempt, cause="lost"))
+        if not d.may_retry(ledger.state.stages["llm_on"], 2):
+            break
+    assert attempt == attempts
+
+
 # --- any commands, in any order --------------------------------------------------------------------
 
 _STAGE = st.sampled_from(e.STAGES)

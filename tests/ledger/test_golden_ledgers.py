@@ -11,6 +11,7 @@ import pytest
 from ledger import decider, pointers, records
 from ledger.canonical import canonical_json, parse_json
 from ledger.events import EVENT_TYPES, NewerEvent
+from ledger.held import run_held, stage_time
 from ledger.stores.memory import MemoryEventStore
 from tests.golden.ledgers.make_schema1 import digest as _digest
 
@@ -21,6 +22,7 @@ ROOTS = {
     "schema1": "45284b632c55c2f220a276f01f46e56e0f905d73c098ff0e18783b48d5c1c755",
     "schema1_folders": "1fb07b69d52644071ce4b2443c15c84fe74d0161efbf67e368d1c21217164890",
     "schema2": "f2afbf03f40a743130715df0746aa1c6f2173b611fddc95ec9c19df49d964d29",
+    "schema2_held": "92187b99213524cafc383600da8d91c545729645543ef6799f5abe2aefa74d9b",
 }
 #: The types that schema 1 got after its first ledger was kept: that one has all others, the second has these.
 LATER = {"RunFolderRetired", "RunFolderRestored"}
@@ -84,6 +86,35 @@ def test_what_was_submitted_names_its_task_from_schema_2_on() -> None:
         said = [r for r in _loaded(stem).read_all() if r.type == "StageSubmitted"]
         assert {r.schema for r in said} == {1 if stem == "schema1" else 2}
         assert {r.data.handle.task_digest for r in said} == tasks
+
+
+def test_what_stages_held_is_known_from_schema_2_on() -> None:
+    """All attempts of all stages count, lost pods too; of what was said before nobody knows."""
+    held = {}
+    for stem in ("schema1", "schema2", "schema2_held"):
+        store = _loaded(stem)
+        for stream in store.streams("run/"):
+            state = decider.fold(stream, store.read_stream(stream))
+            held[state.run_id] = run_held(state)
+    known = {run_id: found.gpus for run_id, found in held.items() if found}
+    assert known == {
+        "20260302T020000Z-11c8": {"nvidia.com/gpu": 618 + 196.25},
+        "20260302T020000Z-11c8b": {"amd.com/gpu": 94.125},
+    }
+    store = _loaded("schema2_held")
+    stream = "run/20260302T020000Z-11c8"
+    failed = decider.fold(stream, store.read_stream(stream)).stages["retrain"]
+    assert stage_time(failed).model_dump() == {
+        "queued": 11.5,
+        "scheduled": 43,
+        "pulling": 15,
+        "running": 391,
+        "collecting": 0.125,
+    }
+    assert failed.held_since == {
+        "pod-2-1": "2026-03-02T02:02:01Z",
+        "pod-2-2": "2026-03-02T02:02:02Z",
+    }
 
 
 @pytest.mark.parametrize("stem", ROOTS)
