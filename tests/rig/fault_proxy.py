@@ -29,6 +29,7 @@ __all__ = [
     "drop",
     "flip",
     "flip_request",
+    "held",
     "late",
     "proxied",
     "silent",
@@ -309,13 +310,23 @@ def _flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
+def held(event: threading.Event) -> Act:
+    """It is passed on when ``event`` comes, or a minute later."""
+
+    def act(handler: Handler, request: Request) -> None:
+        event.wait(60)
+        _pass(handler, request)
+
+    return act
+
+
 @contextmanager
-def proxied(server: S3Server) -> Iterator[FaultProxy]:
-    """A proxy in front of ``server``, until the end of the block."""
+def proxied(server: S3Server, address: str = "127.0.0.1") -> Iterator[FaultProxy]:
+    """A proxy in front of ``server``, until the end of the block; it listens at ``address``."""
     proxy = FaultProxy(server)
     handler = type("BoundHandler", (Handler,), {"proxy": proxy})
-    listener = _Listener(("127.0.0.1", 0), handler)
-    proxy.endpoint = f"http://127.0.0.1:{listener.server_address[1]}"
+    listener = _Listener((address, 0), handler)
+    proxy.endpoint = f"http://{address}:{listener.server_address[1]}"
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,))
     thread.start()
     try:
