@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ledger import decider, pointers
+from ledger import decider, pointers, slots
 from ledger.errors import VersionConflictError
 from ledger.events import (
     EventData,
     Recorded,
 )
 from ledger.identity import identify
-from ledger.ids import pointer_stream, run_stream
+from ledger.ids import pipeline_stream, pointer_stream, run_stream
 from ledger.stores.port import EventStore
 
 __all__ = ["Journal"]
@@ -35,6 +35,7 @@ class Journal:
         self.store, self.actor, self.clock = store, actor, clock
         self._runs: dict[str, decider.RunState] = {}
         self._pointers: dict[str, pointers.PointerState] = {}
+        self._pipelines: dict[str, slots.PipelineState] = {}
 
     def run(self, run_id: str) -> decider.RunState:
         """The newest state of a run; status ``unknown`` if it was never requested."""
@@ -53,6 +54,19 @@ class Journal:
             state = pointers.evolve_pointer(state, event)
         self._pointers[stream] = state
         return state
+
+    def pipeline(self, name: str) -> slots.PipelineState:
+        """The newest state of a pipeline, empty if the ledger knows nothing of it."""
+        stream = pipeline_stream(name)
+        state = self._pipelines.get(stream) or slots.PipelineState(stream)
+        for event in self.store.read_stream(stream, state.version):
+            state = slots.evolve_pipeline(state, event)
+        self._pipelines[stream] = state
+        return state
+
+    def pipeline_names(self) -> list[str]:
+        """Every pipeline that a slot came for, oldest first."""
+        return [s.removeprefix("pipeline/") for s in self.store.streams("pipeline/")]
 
     def pointer_names(self) -> list[str]:
         """Every pointer that the ledger has heard of, oldest first."""
@@ -90,6 +104,17 @@ class Journal:
             wanted = pointers.decide_pointer(state, *propose(state))
             if not wanted or self._append(state.stream, state.version, wanted, attempt, None):
                 return self.pointer(name)
+        raise AssertionError("unreachable")
+
+    def record_pipeline(
+        self, name: str, propose: Callable[[slots.PipelineState], Sequence[EventData]]
+    ) -> slots.PipelineState:
+        """As ``record_run``, for a pipeline."""
+        for attempt in range(_ATTEMPTS):
+            state = self.pipeline(name)
+            wanted = slots.decide_pipeline(state, *propose(state))
+            if not wanted or self._append(state.stream, state.version, wanted, attempt, None):
+                return self.pipeline(name)
         raise AssertionError("unreachable")
 
     def record_storage(self, fact: EventData, key: str = "") -> Recorded[Any]:

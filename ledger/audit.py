@@ -25,6 +25,7 @@ from ledger.identity import identify
 from ledger.ids import check_stream, promotion_id
 from ledger.pointers import PointerState, evolve_pointer
 from ledger.records import parse
+from ledger.slots import PipelineState, evolve_pipeline
 from ledger.stores.port import StoredEvent, TreeHead
 from ledger.transparency.merkle import EMPTY_ROOT, Frontier, leaf_hash
 
@@ -72,6 +73,7 @@ class LedgerAudit:
     problems: list[Problem] = field(default_factory=list)
     runs: dict[str, RunState] = field(default_factory=dict)
     pointers: dict[str, PointerState] = field(default_factory=dict)
+    pipelines: dict[str, PipelineState] = field(default_factory=dict)
     streams: dict[str, int] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     named: list[Named] = field(default_factory=list)
@@ -201,6 +203,9 @@ class LedgerAudit:
                 state = self.pointers.get(name) or PointerState(stream)
                 _same_name(stream, data, name)
                 self.pointers[name] = evolve_pointer(state, record)
+            elif kind == "pipeline":
+                pipeline = self.pipelines.get(name) or PipelineState(stream)
+                self.pipelines[name] = evolve_pipeline(pipeline, record)
             elif not isinstance(data, (*_STORAGE_EVENTS, *_FOLDER_EVENTS, e.NewerEvent)):
                 raise IllegalTransitionError(
                     stream, "storage", record.type, "not one of its events"

@@ -2,8 +2,9 @@
 
 Run, stage, attempt and type; plus the pod for StageStarted, path and digest for CheckpointRecorded, the
 tag file's and schema's digest and the event it follows for tag checks, the promotion's id for pointer
-events, the plan's digest for garbage, the run and the event it follows for a run's folder. Saying the same
-fact twice gives the same id twice, and the ledger keeps the first.
+events, the plan's digest for garbage, the run and the event it follows for a run's folder, the slot for a
+schedule's, the event it follows for a pause and its end. Saying the same fact twice gives the same id twice, and the
+ledger keeps the first.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ _PARTS: Final[dict[type[e.EventData], Callable[[Any], Parts]]] = {
     e.GarbageCollected: lambda d: (d.plan_digest,),
     e.RunFolderRetired: lambda d: (d.run_id, d.follows or ""),
     e.RunFolderRestored: lambda d: (d.run_id, d.follows or ""),
+    e.SlotClaimed: lambda d: (d.slot,),
+    e.SlotMissed: lambda d: (d.slot,),
+    e.SlotPassedOver: lambda d: (d.slot,),
+    e.PipelinePaused: lambda d: (d.follows or "",),
+    e.PipelineUnpaused: lambda d: (d.follows,),
 }
 
 

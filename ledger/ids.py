@@ -20,10 +20,12 @@ __all__ = [
     "NAMESPACE",
     "check_digest",
     "check_label",
+    "check_pipeline_name",
     "check_pointer_name",
     "check_run_id",
     "check_stream",
     "event_id",
+    "pipeline_stream",
     "pointer_stream",
     "promotion_id",
     "run_stream",
@@ -41,7 +43,8 @@ _LEDGER_FILES: Final = "ledger.db"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_STREAM = re.compile(r"(?:run|pointer)/[^\x00-\x1f\x7f]{1,1024}|storage")
+_STREAM = re.compile(r"(?:run|pointer|pipeline)/[^\x00-\x1f\x7f]{1,1024}|storage")
+_PIPELINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 
 
 def check_run_id(value: str) -> str:
@@ -63,6 +66,15 @@ def check_label(value: str) -> str:
     if not _LABEL.fullmatch(value) or ".." in value:
         raise InvalidNameError(
             "label", value, "1 to 63 of A-Z a-z 0-9 . _ / -, first a letter or digit, no '..'"
+        )
+    return value
+
+
+def check_pipeline_name(value: str) -> str:
+    """Return ``value`` if it may name a pipeline: the start of its runs' ids. Raises InvalidNameError."""
+    if not _PIPELINE.fullmatch(value):
+        raise InvalidNameError(
+            "pipeline", value, "1 to 48 of A-Z a-z 0-9 _ -, first a letter or digit"
         )
     return value
 
@@ -96,7 +108,9 @@ def check_digest(value: str) -> str:
 def check_stream(value: str) -> str:
     """Return ``value`` if it names a stream. Raises InvalidNameError."""
     if not _STREAM.fullmatch(value):
-        raise InvalidNameError("stream", value, "run/<run-id>, pointer/<name> or storage")
+        raise InvalidNameError(
+            "stream", value, "run/<run-id>, pointer/<name>, pipeline/<name> or storage"
+        )
     return value
 
 
@@ -108,6 +122,11 @@ def run_stream(run_id: str) -> str:
 def pointer_stream(name: str) -> str:
     """The stream of one pointer. Raises InvalidNameError."""
     return f"pointer/{check_pointer_name(name)}"
+
+
+def pipeline_stream(name: str) -> str:
+    """The stream of one pipeline. Raises InvalidNameError."""
+    return f"pipeline/{check_pipeline_name(name)}"
 
 
 def event_id(stream: str, type_: str, *parts: str | int) -> str:

@@ -19,6 +19,13 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args
 from pydantic import Field, TypeAdapter
 
 from ledger.events._base import CAUSES, STAGES, Cause, EventData, StageName
+from ledger.events.pipeline import (
+    PipelinePaused,
+    PipelineUnpaused,
+    SlotClaimed,
+    SlotMissed,
+    SlotPassedOver,
+)
 from ledger.events.pointer import (
     Generation,
     PointerHeld,
@@ -82,6 +89,8 @@ __all__ = [
     "MetricsRecorded",
     "NewerEvent",
     "ObsoleteCheckpoint",
+    "PipelinePaused",
+    "PipelineUnpaused",
     "PointerHeld",
     "PointerReleased",
     "PreviousGeneration",
@@ -103,6 +112,9 @@ __all__ = [
     "RunFolderRetired",
     "RunRequested",
     "RunSucceeded",
+    "SlotClaimed",
+    "SlotMissed",
+    "SlotPassedOver",
     "StageFailed",
     "StageIntended",
     "StageName",
@@ -147,7 +159,12 @@ AnyEvent = Annotated[
     | GarbagePlanned
     | GarbageCollected
     | RunFolderRetired
-    | RunFolderRestored,
+    | RunFolderRestored
+    | SlotClaimed
+    | SlotMissed
+    | SlotPassedOver
+    | PipelinePaused
+    | PipelineUnpaused,
     Field(discriminator="type"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import decider, pointers, records
+from ledger import decider, pointers, records, slots
 from ledger.canonical import canonical_json, parse_json
 from ledger.events import EVENT_TYPES, NewerEvent
 from ledger.held import run_held, stage_time
@@ -21,11 +21,14 @@ LEDGERS = sorted(FOLDER.glob("*.jsonl"))
 ROOTS = {
     "schema1": "45284b632c55c2f220a276f01f46e56e0f905d73c098ff0e18783b48d5c1c755",
     "schema1_folders": "1fb07b69d52644071ce4b2443c15c84fe74d0161efbf67e368d1c21217164890",
+    "schema1_pipelines": "f6ead85ca704ee683ca0a41be367026ed7fb7d46333855e2eddf6b29bc62ccf4",
     "schema2": "f2afbf03f40a743130715df0746aa1c6f2173b611fddc95ec9c19df49d964d29",
     "schema2_held": "92187b99213524cafc383600da8d91c545729645543ef6799f5abe2aefa74d9b",
 }
 #: The types that schema 1 got after its first ledger was kept: that one has all others, the second has these.
 LATER = {"RunFolderRetired", "RunFolderRestored"}
+#: And the third these.
+LATEST = {"SlotClaimed", "SlotMissed", "SlotPassedOver", "PipelinePaused", "PipelineUnpaused"}
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -57,7 +60,7 @@ def _loaded(stem: str) -> MemoryEventStore:
 
 def test_the_first_holds_every_other_type_and_folds_without_an_illegal_move() -> None:
     store = _loaded("schema1")
-    assert {r.type for r in store.read_all()} == set(EVENT_TYPES) - LATER
+    assert {r.type for r in store.read_all()} == set(EVENT_TYPES) - LATER - LATEST
     runs = [decider.fold(s, store.read_stream(s)).status for s in store.streams("run/")]
     assert runs == ["succeeded", "failed", "succeeded", "cancelled"]
     (pointer,) = store.streams("pointer/")
@@ -115,6 +118,20 @@ def test_what_stages_held_is_known_from_schema_2_on() -> None:
         "pod-2-1": "2026-03-02T02:02:01Z",
         "pod-2-2": "2026-03-02T02:02:02Z",
     }
+
+
+def test_a_pipeline_is_paused_let_go_on_and_paused_again() -> None:
+    store = _loaded("schema1_pipelines")
+    assert {r.type for r in store.read_all()} >= LATEST
+    (stream,) = store.streams("pipeline/")
+    state = slots.fold_pipeline(stream, store.read_stream(stream))
+    assert [fact.type for fact in state.slots.values()] == [
+        "SlotClaimed",
+        "SlotMissed",
+        "SlotPassedOver",
+    ]
+    assert state.paused is not None
+    assert state.paused.reason == "holidays"
 
 
 @pytest.mark.parametrize("stem", ROOTS)

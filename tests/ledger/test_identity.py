@@ -78,6 +78,13 @@ SAMPLES: dict[str, e.EventData] = {
     "RunFolderRestored": e.RunFolderRestored(
         run_id="a", folder="/p/a", machine_id="m", follows="f"
     ),
+    "SlotClaimed": e.SlotClaimed(slot="2026-02-01T02:00:00Z", run_id="a", schedule="0 2 * * *"),
+    "SlotMissed": e.SlotMissed(slot="2026-02-01T02:00:00Z", schedule="0 2 * * *"),
+    "SlotPassedOver": e.SlotPassedOver(
+        slot="2026-02-01T02:00:00Z", schedule="0 2 * * *", cause="overlap", reason="r"
+    ),
+    "PipelinePaused": e.PipelinePaused(reason="r"),
+    "PipelineUnpaused": e.PipelineUnpaused(reason="r", follows="f"),
 }
 _STAGE, _ATTEMPT = ("stage", "retrain"), ("attempt", 2)
 _CHECK = [("digest", ONE), ("digest", None), ("schema_digest", ONE), ("follows", "g")]
@@ -105,6 +112,11 @@ TELLS_APART: dict[str, list[tuple[str, Any]]] = {
     "GarbageCollected": [("plan_digest", ONE)],
     "RunFolderRetired": [("run_id", "b"), ("follows", "f")],
     "RunFolderRestored": [("run_id", "b"), ("follows", "g")],
+    "SlotClaimed": [("slot", "2026-02-02T02:00:00Z")],
+    "SlotMissed": [("slot", "2026-02-02T02:00:00Z")],
+    "SlotPassedOver": [("slot", "2026-02-02T02:00:00Z")],
+    "PipelinePaused": [("follows", "f"), ("follows", "g")],
+    "PipelineUnpaused": [("follows", "g")],
 }  # fmt: skip
 #: Fields that a second teller may see otherwise without telling another fact.
 SAME_FACT: dict[str, list[tuple[str, Any]]] = {
@@ -125,6 +137,10 @@ SAME_FACT: dict[str, list[tuple[str, Any]]] = {
     "PromotionRefused": [("cause", "race")],
     "PointerHeld": [("reason", "x")],
     "RunFolderRetired": [("folder", "/q"), ("machine_id", "n"), ("files", 2)],
+    "SlotClaimed": [("run_id", "b"), ("schedule", "@daily")],
+    "SlotPassedOver": [("cause", "paused"), ("reason", "x")],
+    "PipelinePaused": [("reason", "x"), ("failed", ("a",))],
+    "PipelineUnpaused": [("reason", "x")],
 }
 
 
