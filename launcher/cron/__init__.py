@@ -1,0 +1,1 @@
+"""Runs that a clock starts: one for each slot of a schedule."""
