@@ -1,0 +1,199 @@
+"""Counts and moments of a ledger, folded event by event. Pure.
+
+Rules:
+
+1. Everything is the ledger's own: two exporters of one ledger say the same, and a counter does not start again when
+   its exporter does.
+2. Labels take few values: stages, causes, pointers and pipelines, never a run.
+3. An age is left to whoever asks: moments are Unix times, so that ``time() - x`` is right whenever it is evaluated.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from ledger import events as e
+
+__all__ = ["BUCKETS", "Spread", "Tally", "unix_time"]
+
+#: Upper bounds in seconds: from a stage of the demo to one of days.
+BUCKETS: Final = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 172800)
+_ENDS: Final = {"RunSucceeded": "succeeded", "RunFailed": "failed", "RunCancelled": "cancelled"}
+
+Labels = tuple[str, ...]
+
+
+def unix_time(text: str) -> float:
+    """The Unix time of RFC 3339 ``text``."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+@dataclass
+class Spread:
+    """A histogram: how many were at most so long, bucket by bucket (the last one: longer), and their sum in seconds."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """(upper bound, how many) as Prometheus has them, +Inf last."""
+        found, so_far = [], 0
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+            so_far += count
+            found.append((bound, float(so_far)))
+        return found
+
+
+@dataclass
+class _Open:
+    """An open run: whose it is, and what its stages are at (status, since)."""
+
+    pipeline: str
+    stages: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """``position``: of the next event that it wants."""
+
+    position: int = 0
+    newest_event: float | None = None
+    open: dict[str, _Open] = field(default_factory=dict)
+    #: (pipeline, status)
+    runs: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    #: (stage, outcome): succeeded, or the cause of the failure
+    attempts: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    waited: dict[str, Spread] = field(default_factory=lambda: defaultdict(Spread))
+    ran: dict[str, Spread] = field(default_factory=lambda: defaultdict(Spread))
+    #: (pointer, kind)
+    promotions: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    #: (pointer, cause)
+    refusals: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    generation: dict[str, int] = field(default_factory=dict)
+    live_since: dict[str, float] = field(default_factory=dict)
+    held: dict[str, int | None] = field(default_factory=dict)
+    stored: e.StorageMeasured | None = None
+    #: (pipeline, outcome)
+    slots: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    newest_slot: dict[str, float] = field(default_factory=dict)
+    newest_success: dict[str, float] = field(default_factory=dict)
+    paused: dict[str, bool] = field(default_factory=dict)
+    _claims: dict[str, str] = field(default_factory=dict)
+
+    def add(self, event: e.Recorded[Any]) -> None:
+        """Fold the next event. One that this program does not know is counted, no more."""
+        kind, _, name = event.stream.partition("/")
+        at = unix_time(event.time)
+        if kind == "run":
+            self._run(name, event.data, at)
+        elif kind == "pointer":
+            self._pointer(name, event.data)
+        elif kind == "pipeline":
+            self._pipeline(name, event.data)
+        elif isinstance(event.data, e.StorageMeasured):
+            self.stored = event.data
+        self.position, self.newest_event = event.position + 1, at
+
+    def waiting_since(self) -> dict[str, float]:
+        """Stage -> since when the attempt waits that has waited longest for its command to begin."""
+        found: dict[str, float] = {}
+        for run in self.open.values():
+            for stage, (status, since) in run.stages.items():
+                if status == "waiting":
+                    found[stage] = min(since, found.get(stage, since))
+        return found
+
+    def stages(self) -> dict[Labels, int]:
+        """(stage, waiting or running) -> how many of the open runs' attempts."""
+        found: dict[Labels, int] = defaultdict(int)
+        for run in self.open.values():
+            for stage, (status, _) in run.stages.items():
+                found[stage, status] += 1
+        return found
+
+    # --- events ---
+
+    def _run(self, run_id: str, data: e.EventData, at: float) -> None:
+        if isinstance(data, e.RunRequested):
+            pipeline = self._claims.get(run_id, "")
+            self.open[run_id] = _Open(pipeline)
+            return
+        if data.type in _ENDS:
+            pipeline = self._claims.get(run_id, "")
+            self.open.pop(run_id, None)
+            self.runs[pipeline, _ENDS[data.type]] += 1
+            if data.type == "RunSucceeded":
+                self.newest_success[pipeline] = at
+            return
+        run = self.open.get(run_id)
+        if run is not None:
+            self._stage(run, data, at)
+
+    def _stage(self, run: _Open, data: e.EventData, at: float) -> None:
+        match data:
+            case e.StageIntended():
+                run.stages[data.stage] = ("waiting", at)
+            case e.StageStarted():
+                run.stages[data.stage] = ("running", at)
+            case e.StageSucceeded() | e.StageFailed():
+                run.stages.pop(data.stage, None)
+                good = isinstance(data, e.StageSucceeded)
+                self.attempts[data.stage, "succeeded" if good else data.cause] += 1  # type: ignore[union-attr]
+                self._spent(data.stage, data.seconds)
+
+    def _spent(self, stage: str, seconds: e.StageSeconds) -> None:
+        before = [s for s in (seconds.queued, seconds.scheduled, seconds.pulling) if s is not None]
+        if before:
+            self.waited[stage].add(sum(before))
+        if seconds.running is not None:
+            self.ran[stage].add(seconds.running)
+
+    def _pointer(self, name: str, data: e.EventData) -> None:
+        match data:
+            case e.PromotionConfirmed():
+                self._learn(name, data.generation)
+            case e.PromotionRefused():
+                self.refusals[name, data.cause] += 1
+            case e.PromotionAborted():
+                self.refusals[name, "race"] += 1
+                self._learn(name, data.winner)
+            case e.PointerHeld():
+                self.held[name] = data.generation
+            case e.PointerReleased():
+                if self.held.get(name) == data.generation:
+                    self.held[name] = None
+
+    def _learn(self, name: str, body: e.Generation) -> None:
+        """A generation, once, whichever event tells of it."""
+        if body.generation <= self.generation.get(name, 0):
+            return
+        self.generation[name] = body.generation
+        self.promotions[name, body.kind] += 1
+        if body.kind != "fence":
+            self.live_since[name] = unix_time(body.time)
+
+    def _pipeline(self, name: str, data: e.EventData) -> None:
+        match data:
+            case e.SlotClaimed():
+                self._claims[data.run_id] = name
+                self._slot(name, data.slot, "claimed")
+            case e.SlotMissed():
+                self._slot(name, data.slot, "missed")
+            case e.SlotPassedOver():
+                self._slot(name, data.slot, data.cause)
+            case e.PipelinePaused() | e.PipelineUnpaused():
+                self.paused[name] = isinstance(data, e.PipelinePaused)
+
+    def _slot(self, name: str, slot: str, outcome: str) -> None:
+        self.slots[name, outcome] += 1
+        self.paused.setdefault(name, False)
+        self.newest_slot[name] = max(unix_time(slot), self.newest_slot.get(name, 0.0))

@@ -1,0 +1,140 @@
+"""What a tally counts, event by event, over the kept ledgers and over small ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from launcher.exporter.families import families
+from launcher.exporter.tally import BUCKETS, Spread, Tally, unix_time
+from ledger import events as e
+from ledger.stores.memory import MemoryEventStore
+from tests.ledger.samples import requested
+
+KEPT = Path(__file__).parents[2] / "golden" / "ledgers"
+NOW = "2026-02-01T02:00:00.000000Z"
+
+
+def told(name: str) -> Tally:
+    store, tally = MemoryEventStore(), Tally()
+    store.load_raw((KEPT / f"{name}.jsonl").read_bytes().splitlines())
+    for event in store.read_all():
+        tally.add(event)
+    return tally
+
+
+def tallied(*facts: tuple[str, e.EventData]) -> Tally:
+    tally = Tally()
+    for at, (stream, data) in enumerate(facts):
+        tally.add(e.Recorded(at, str(at), data.type, 1, stream, at + 1, NOW, "ana", data))
+    return tally
+
+
+def samples(tally: Tally) -> dict[str, float]:
+    """As Prometheus would read them, ``name{label="value"}`` without our prefix."""
+
+    class Once:
+        def collect(self) -> Any:
+            return families(tally)
+
+    registry = CollectorRegistry()
+    registry.register(Once())  # type: ignore[arg-type]
+    found = {}
+    for family in text_string_to_metric_families(generate_latest(registry).decode()):
+        for one in family.samples:
+            labels = ",".join(f"{k}={v}" for k, v in sorted(one.labels.items()))
+            found[
+                one.name.removeprefix("distill_ledger_") + (f"{{{labels}}}" if labels else "")
+            ] = one.value
+    return found
+
+
+def test_the_first_kept_ledger_is_counted() -> None:
+    found = samples(told("schema1"))
+    assert found["runs_total{pipeline=,status=succeeded}"] == 2
+    assert found["runs_total{pipeline=,status=failed}"] == 1
+    assert found["runs_total{pipeline=,status=cancelled}"] == 1
+    pointer = next(key for key in found if key.startswith("pointer_generation"))
+    assert found[pointer] == 4
+    for kind in ("adoption", "promotion", "rollback", "fence"):
+        assert found[f"promotions_total{{kind={kind},pointer={pointer[27:-1]}}}"] == 1
+    assert "stage_attempts_open" not in {key.partition("{")[0] for key in found}
+
+
+def test_a_nights_slots_are_counted_and_its_pause_is_seen() -> None:
+    found = samples(told("schema1_pipelines"))
+    for outcome in ("claimed", "missed", "overlap"):
+        assert found[f"slots_total{{outcome={outcome},pipeline=nightly}}"] == 1
+    assert found["pipeline_paused{pipeline=nightly}"] == 1
+    assert found["runs_total{pipeline=nightly,status=succeeded}"] == 1
+    assert found["runs_open{pipeline=nightly}"] == 0
+    newest = found["pipeline_newest_slot_timestamp_seconds{pipeline=nightly}"]
+    assert newest == unix_time("2026-02-03T02:00:00Z")
+
+
+def test_what_waits_and_what_runs_is_told_apart_with_the_oldest_wait() -> None:
+    digest = "sha256:" + "0" * 64
+    intended = e.StageIntended(stage="retrain", attempt=1, executor="local", spec_digest=digest)
+    begun = [("run/a", requested("1")), ("run/a", intended)]
+    found = samples(tallied(*begun))
+    assert found["stage_attempts_open{stage=retrain,status=waiting}"] == 1
+    assert found["stage_waiting_since_timestamp_seconds{stage=retrain}"] == unix_time(NOW)
+    started = e.StageStarted(stage="retrain", attempt=1, node="n")
+    found = samples(tallied(*begun, ("run/a", started)))
+    assert found["stage_attempts_open{stage=retrain,status=running}"] == 1
+    assert "stage_waiting_since_timestamp_seconds{stage=retrain}" not in found
+    seconds = e.StageSeconds(queued=1, scheduled=2, pulling=3, running=70.0)
+    failed = e.StageFailed(
+        stage="retrain", attempt=1, exit_code=1, cause="out_of_memory", message="m", seconds=seconds
+    )
+    found = samples(tallied(*begun, ("run/a", started), ("run/a", failed)))
+    assert found["stage_attempts_total{outcome=out_of_memory,stage=retrain}"] == 1
+    assert found["stage_wait_seconds_bucket{le=5,stage=retrain}"] == 0
+    assert found["stage_wait_seconds_bucket{le=15,stage=retrain}"] == 1
+    assert found["stage_run_seconds_sum{stage=retrain}"] == 70
+    assert found["runs_open{pipeline=}"] == 1
+
+
+def test_a_hold_lasts_until_it_is_released() -> None:
+    rollback = e.Generation(
+        name="student",
+        project="p",
+        generation=1,
+        kind="rollback",
+        automatic=False,
+        origin=1,
+        digest="sha256:" + "0" * 64,
+        size_bytes=1,
+        run_id="a",
+        promotion_id="p1",
+        actor="ana",
+        previous=e.PreviousGeneration(generation=0, digest=None),
+        time=NOW,
+    )
+    made = ("pointer/student", e.PromotionConfirmed(generation=rollback, imported=True))
+    held = ("pointer/student", e.PointerHeld(generation=1, reason=None))
+    let_go = ("pointer/student", e.PointerReleased(generation=1, reason=None))
+    assert samples(tallied(made, held))["pointer_held{pointer=student}"] == 1
+    assert samples(tallied(made, held, let_go))["pointer_held{pointer=student}"] == 0
+    live = samples(tallied(made))["pointer_live_timestamp_seconds{pointer=student}"]
+    assert live == unix_time(NOW)
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(0, 1), (1, 1), (1.01, 5), (172800, 172800)])
+def test_a_bucket_holds_what_is_at_most_its_bound(seconds: float, bound: int) -> None:
+    spread = Spread()
+    spread.add(seconds)
+    assert dict(spread.cumulated())[str(bound)] == 1
+    below = [b for b in BUCKETS if b < bound]
+    assert all(dict(spread.cumulated())[str(b)] == 0 for b in below)
+
+
+def test_what_took_longer_than_the_last_bound_is_in_the_last_bucket() -> None:
+    spread = Spread()
+    spread.add(1e9)
+    assert spread.cumulated()[-1] == ("+Inf", 1)
+    assert spread.cumulated()[-2][1] == 0
