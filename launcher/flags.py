@@ -41,6 +41,7 @@ class Flags:
     output_root: str | None = None
     relabel_tag_file: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    slot: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
 

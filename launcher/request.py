@@ -138,6 +138,7 @@ def request_run(
         inputs=tuple(_input(ws, store, *one) for one in asked.inputs),
         relabel_tag_file=_relative(ws, asked.tag_file),
         promotion=asked.promotion,
+        slot=flags.slot,
         labels=dict(flags.labels),
         note=flags.note,
         infrastructure_retries=config.infrastructure_retries,

@@ -42,6 +42,14 @@ def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
     return pairs
 
 
+def _slot(text: str | None) -> str | None:
+    if text is None:
+        return None
+    from launcher.cron.schedule import parse_slot, slot_text
+
+    return slot_text(parse_slot(text))
+
+
 _SUBMIT_EXAMPLES = """\b
 Examples:
   launcher submit --config configs/self_distill/mine.env --teacher-checkpoint checkpoints/preplan.pt \\
@@ -93,6 +101,7 @@ config."""
     is_flag=True,
     help="With kubernetes: a driver in the cluster goes on with it; this machine may go.",
 )
+@click.option("--slot", metavar="TIME", help="The slot of a schedule that it is for; kept with it.")
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Kept with the run.")
 @click.option("--note", metavar="TEXT", help="Kept with the run.")
 @click.option(
@@ -119,6 +128,7 @@ def submit_command(
     profile: str | None,
     code: str,
     detach: bool,
+    slot: str | None,
     labels: tuple[str, ...],
     note: str | None,
     dry_run: bool,
@@ -143,6 +153,7 @@ def submit_command(
         output_root=output_root,
         relabel_tag_file=relabel_tag_file,
         overrides=sets,
+        slot=_slot(slot),
         labels=_pairs(labels, "--label"),
         note=note,
     )
