@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,7 +55,8 @@ class Handover:
     def seconds_since_start(self) -> float:
         """How long ago the command began; 0 before."""
         began = self._moment("started")
-        return max(0.0, time.time() - began) if began is not None else 0.0
+        moment = clock.parse_time(clock.now()).timestamp()
+        return max(0.0, moment - began) if began is not None else 0.0
 
     def running_seconds(self) -> float:
         """How long the command ran, by the times of two files."""

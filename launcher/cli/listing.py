@@ -44,6 +44,7 @@ _STATE_COLOURS: Final = {
     epilog="\b\nExamples:\n  launcher list --failed --since 7d\n  launcher list -n 100 --json",
 )
 @click.option("--failed", is_flag=True, help="Only failed ones.")
+@click.option("--missed", is_flag=True, help="Instead: slots of pipelines that came to no run.")
 @click.option(
     "--since", metavar="AGE|TIME", help="Only those requested since: 90m, 12h, 7d, 2026-06-11."
 )
@@ -53,11 +54,17 @@ _STATE_COLOURS: Final = {
 @json_option
 @home_option
 def list_command(
-    failed: bool, since: str | None, limit: int, as_json: bool, home: str | None
+    failed: bool, missed: bool, since: str | None, limit: int, as_json: bool, home: str | None
 ) -> int:
+    if failed and missed:
+        raise UsageError("--failed is about runs, --missed about slots that have none")
     moment = parse_since(since, clock.parse_time(clock.now())) if since else None
     view = View(workspace(home, writing=False))
     with translated():
+        if missed:
+            from launcher.cli.slots import list_missed
+
+            return list_missed(view, moment, limit, as_json=as_json)
         found = list(islice(_chosen(view, failed=failed, since=moment), limit + 1))
         runs, more = found[:limit], len(found) > limit
         if as_json:

@@ -10,6 +10,7 @@ import click
 from launcher.cli.common import duration, workspace
 from launcher.cli.live import live_lines, release_commands
 from launcher.cli.next_steps import next_commands
+from launcher.cli.slots import paused_lines, pipelines_of
 from launcher.cli.stages import stage_seconds
 from launcher.cli.status import state_line
 from launcher.cli.terminal import fact, facts, one_line
@@ -56,7 +57,10 @@ def _lines(view: View) -> list[str]:
         lines += fact("last", "  ".join(filter(None, (state_line(view, newest), result))))
     if failed is not None:
         lines += fact("failed", state_line(view, failed))
-    return lines + _next(view, newest, failed)
+    paused = paused_lines(pipelines_of(view))
+    for line in paused:
+        lines += fact("paused", line)
+    return lines + _next(view, newest, failed, [line.partition(" ")[0] for line in paused])
 
 
 def _stage_now(state: RunState) -> str:
@@ -65,8 +69,8 @@ def _stage_now(state: RunState) -> str:
     return f"  {current.plan.name} {duration(spent)}" if current and spent is not None else ""
 
 
-def _next(view: View, newest: RunState, failed: RunState | None) -> list[str]:
-    commands = release_commands(view)
+def _next(view: View, newest: RunState, failed: RunState | None, paused: list[str]) -> list[str]:
+    commands = [*release_commands(view), *(f"launcher unpause {name}" for name in paused)]
     if newest.status == "open":
         commands = [*next_commands(view, newest), *commands]
     if failed is not None:

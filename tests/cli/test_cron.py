@@ -93,6 +93,12 @@ def test_slots_that_nobody_came_for_are_on_record(session: Session) -> None:
         "03": "SlotMissed",
         "04": "SlotClaimed",
     }
+    listed = session.look("list", "--missed")
+    assert [row.split()[0] for row in listed.lines] == [slot(3), slot(2)]
+    assert all("nightly  missed" in row for row in listed.lines)
+    assert [row["slot"] for row in session.json("list", "--missed", "-n", "1")["slots"]] == [
+        slot(3)
+    ]
     late = come(session, 3)
     assert (late.code, statuses(session).keys()) == (0, {run_id(1), run_id(4)})
     assert "missed" in late.out
@@ -146,6 +152,14 @@ def test_it_pauses_itself_after_failures_in_a_row_and_goes_on_when_told_to(
     done = come(session, 3)
     assert (done.code, "passed over: paused: 2 runs in a row failed" in done.out) == (3, True)
     assert run_id(3) not in statuses(session)
+    overview = session.look().out
+    assert "2 runs in a row failed" in next(x for x in overview.splitlines() if "paused" in x)
+    assert "launcher unpause nightly" in overview
+    listed = session.json("list", "--missed")
+    assert [row["outcome"] for row in listed["slots"]] == ["passed_over"]
+    assert [(p["pipeline"], p["failed"]) for p in listed["paused"]] == [
+        ("nightly", [run_id(1), run_id(2)])
+    ]
     assert session.launcher("pause", "nightly", "--reason", "x").code == 3
     assert session.launcher("unpause", "nightly", "--reason", "mended").code == 0
     assert session.launcher("unpause", "nightly").code == 3
@@ -192,5 +206,7 @@ def test_a_slot_whose_submit_was_refused_is_tried_again(session: Session) -> Non
     flags = ("--", "--config", "absent.env", *GIVEN)
     done = session.launcher("cron", "nightly", *SCHEDULE, "--slot", slot(1), *flags)
     assert (done.code, "absent.env" in done.err) == (2, True)
+    assert f"{slot(1)}" in session.look("list", "--missed").out
+    assert "never began" in session.look("list", "--missed").out
     assert come(session, 1).code == 0
     assert statuses(session) == {run_id(1): "succeeded"}
