@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from launcher import clock
+
 __all__ = ["Exit", "Handover"]
 
 

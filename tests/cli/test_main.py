@@ -19,7 +19,11 @@ from tests.cli.session import LAUNCHER, Session, make_session
 CALLS = {
     "submit": ["--config", "loop.env", "--teacher-checkpoint", "teacher.pt"],
     "resume": ["r"],
+    "attach": ["r"],
     "cancel": ["r"],
+    "cron": ["p", "--schedule", "@daily", "--", "--config", "loop.env"],
+    "pause": ["p", "--reason", "r"],
+    "unpause": ["p"],
     "status": [],
     "list": [],
     "logs": ["r"],
@@ -157,8 +161,8 @@ def test_a_ledger_that_cannot_be_opened_is_unavailable(session: Session, name: s
 
 
 def test_every_command_is_tried_on_bad_ledgers() -> None:
-    # These two go on from the store alone; to say so is doctor's business.
-    assert set(CALLS) == set(COMMANDS) - {"rollback", "pointers", "doctor"}
+    # These two go on from the store alone; to say so is the business of doctor, and of the exporter's pages.
+    assert set(CALLS) == set(COMMANDS) - {"rollback", "pointers", "doctor", "exporter"}
 
 
 # --- readers and outputs --------------------------------------------------------------------------
