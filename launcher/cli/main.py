@@ -49,7 +49,6 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "ledger": ("ledger", "Copy the ledger to another place, verified; its head.", "Care"),
     "doctor": ("doctor", "Check this machine and a cluster: tools, disk, store, room.", "Care"),
     "exporter": ("exporter", "Serve the ledger's numbers to Prometheus.", "Care"),
-    "doctor": ("checks", "Check this machine: tools, disk, store, ledger.", "Care"),
 }
 
 _EXAMPLES: Final = """\b
