@@ -232,7 +232,8 @@ def _failure_document(view: View, state: RunState) -> dict[str, Any] | None:
         return None
     last = failed.failures[-1]
     tail = tail_of_attempt(view.ws, state, failed.plan.name, last.attempt, _LOG_LINES)
-    return {"stage": failed.plan.name, **asdict(last), "log": tail}
+    told = {name: getattr(last, name) for name in ("attempt", "cause", "exit_code", "message")}
+    return {"stage": failed.plan.name, **told, "log": tail}
 
 
 def _since_document(view: View, state: RunState) -> dict[str, Any] | None:
