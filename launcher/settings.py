@@ -12,6 +12,7 @@
 | gc_grace_days   | LAUNCHER_GC_GRACE_DAYS   | days    | 7, after a run's end       |
 | gc_keep         | LAUNCHER_GC_KEEP         | number  | all generations of each    |
 | quota_bytes     | LAUNCHER_QUOTA_BYTES     | bytes   | none; 500GB, 2TiB too      |
+| prices          | LAUNCHER_PRICES          | an hour | none; see launcher.prices  |
 
 A store is a folder or ``s3://bucket/prefix``. A ledger is ``sqlite``, the file ``<home>/ledger.db``, or ``store``:
 segments in the store, which everybody who has the store then shares.
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from launcher.errors import UsageError
+from launcher.prices import Prices
 from launcher.storage.bucket_url import is_bucket, normal_url
 
 __all__ = ["DEFAULT_HOME", "Settings"]
@@ -52,6 +54,7 @@ class Settings:
     gc_keep: int | None = None
     patience_seconds: float = 3600.0
     quota_bytes: int | None = None
+    prices: Prices | None = None
 
     @classmethod
     def from_environment(
@@ -63,6 +66,7 @@ class Settings:
         store = flag or env.get("LAUNCHER_STORE") or None
         place = _place("--store" if flag else "LAUNCHER_STORE", store, root) if store else None
         project = env.get("LAUNCHER_PROJECT") or root.name or "project"
+        prices = env.get("LAUNCHER_PRICES")
         return cls(
             home=Path(_folder("--home" if overrides.get("home") else "LAUNCHER_HOME", home)),
             store=place,
@@ -74,6 +78,7 @@ class Settings:
             gc_keep=_generations(env.get("LAUNCHER_GC_KEEP")),
             patience_seconds=_number(env, "LAUNCHER_PATIENCE", 3600.0, "seconds", 7 * 86400),
             quota_bytes=_bytes("LAUNCHER_QUOTA_BYTES", env.get("LAUNCHER_QUOTA_BYTES")),
+            prices=Prices.parse(prices) if prices else None,
         )
 
     @property

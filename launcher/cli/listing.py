@@ -1,8 +1,8 @@
 """list: what is live, and the newest runs with what became of them.
 
 ``--json`` prints one object: ``live`` (see ``launcher.cli.live``), ``runs`` (newest first: run_id, status,
-attended, requested_at, ended_at, stages, metrics, metric_before, result, note) and ``more``, whether there are
-others that ``-n`` left out.
+attended, requested_at, ended_at, stages, metrics, metric_before, held, cost, result, note) and ``more``, whether
+there are others that ``-n`` left out.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import click
 from launcher import clock
 from launcher.cli.common import age, home_option, json_option, print_json, workspace
 from launcher.cli.live import live_json, live_lines
+from launcher.cli.spending import cost_json, gpu_hours, held_json, run_cost
 from launcher.cli.terminal import is_terminal, mark, one_line, paint
 from launcher.cli.view import METRIC, View
 from launcher.errors import UsageError
 from launcher.workspace import translated
 from ledger.decider import RunState
+from ledger.held import added, gpu_seconds, run_held
 from ledger.run_state import SETTLED_WELL
 
 __all__ = ["list_command"]
@@ -124,6 +126,8 @@ def _row(view: View, state: RunState) -> dict[str, Any]:
         "stages": {name: stage.status for name, stage in state.stages.items()},
         "metrics": dict(sorted(state.metrics.items())),
         "metric_before": view.metric_before(state),
+        "held": held_json(run_held(state)),
+        "cost": cost_json(run_cost(view.ws.settings.prices, state)),
         "result": view.result(state),
         "note": state.request.note if state.request else None,
     }
@@ -137,16 +141,19 @@ _COLUMNS: Final[Sequence[tuple[str, Callable[[View, RunState], str]]]] = (
     ("STATE", lambda v, s: _status(v, s)),
     ("STAGES", lambda v, s: _stages(s)),
     ("METRIC", lambda v, s: _metric(v, s)),
+    ("GPU-h", lambda v, s: _gpu_hours(s)),
+    ("COST", lambda v, s: _cost(v, s)),
     ("RESULT", lambda v, s: one_line(v.result(s))),
 )
+#: Shown only where there is something to show.
+_OPTIONAL: Final = frozenset({"GPU-h", "COST"})
 
 
 def _print_table(view: View, runs: Sequence[RunState]) -> None:
-    table = [
-        [name for name, _ in _COLUMNS],
-        *([cell(view, s) for _, cell in _COLUMNS] for s in runs),
-    ]
-    widths = [max(len(click.unstyle(row[at])) for row in table) for at in range(len(_COLUMNS))]
+    columns = [[name, *(cell(view, s) for s in runs)] for name, cell in _COLUMNS]
+    shown = [c for c in columns if c[0] not in _OPTIONAL or any(c[1:])]
+    table = [list(row) for row in zip(*shown, strict=True)]
+    widths = [max(len(click.unstyle(cell)) for cell in column) for column in shown]
     for number, row in enumerate(table):
         cells = [
             cell + " " * (width - len(click.unstyle(cell)))
@@ -154,6 +161,32 @@ def _print_table(view: View, runs: Sequence[RunState]) -> None:
         ]
         line = "  ".join(cells).rstrip()
         click.echo(paint(line, dim=True) if number == 0 else line)
+    if len(runs) > 1:
+        _print_sum(view, runs)
+
+
+def _print_sum(view: View, runs: Sequence[RunState]) -> None:
+    """Of the runs that are shown, where there is anything to sum."""
+    held, prices = added(run_held(state) for state in runs), view.ws.settings.prices
+    parts = [f"{gpu_hours(gpu_seconds(held))} GPU-h"] if gpu_seconds(held) else []
+    cost = prices.cost(held) if prices else None
+    if cost is not None and cost.amount:
+        parts.append(str(cost))
+    if parts:
+        click.echo(paint("  ".join(["sum of these:", *parts]), dim=True))
+
+
+def _gpu_hours(state: RunState) -> str:
+    seconds = gpu_seconds(run_held(state))
+    return gpu_hours(seconds) if seconds else ""
+
+
+def _cost(view: View, state: RunState) -> str:
+    """``4.12 EUR``; with a + where some of its GPUs have no price."""
+    cost = run_cost(view.ws.settings.prices, state)
+    if cost is None or not (cost.amount or cost.unpriced):
+        return ""
+    return f"{cost}{' +' if cost.unpriced else ''}"
 
 
 def _status(view: View, state: RunState) -> str:

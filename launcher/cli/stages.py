@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.cli.common import duration, seconds_between
+from launcher.cli.spending import spent_facts
 from launcher.cli.terminal import is_terminal, mark, one_line, paint
 from launcher.cli.view import METRIC, why
 from launcher.errors import LauncherError
@@ -66,7 +67,7 @@ def stage_line(store: ObjectStore, state: RunState, stage: StageState) -> str:
     """`` ✓ retrain  18m30s  student 1.9 MB``; where nothing is drawn ``retrain  succeeded  18m30s  …``."""
     spent = stage_seconds(stage)
     took = duration(spent) if spent is not None else ""
-    facts = "  ".join(_facts(store, state, stage))
+    facts = "  ".join([*_facts(store, state, stage), *spent_facts(stage)])
     if is_terminal():
         return f" {mark(stage.status)} {stage.plan.name:<8} {took:>7}  {facts}".rstrip()
     return "  ".join(part for part in (stage.plan.name, stage.status, took, facts) if part)

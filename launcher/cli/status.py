@@ -1,8 +1,9 @@
 """status: everything about one run; for a failed one why, and what differs since the last good one.
 
-``--json`` prints the run's metadata document (see docs/reference.md), each stage with ``seconds`` and
-``outputs`` (files, size_bytes) besides, and: run_dir, attended, cluster, note, labels, actor, provenance, student,
-tags, result, failure (stage, attempt, cause, exit_code, message, log), since_last_good (run_id, changes), live, next.
+``--json`` prints the run's metadata document (see docs/reference.md), each stage with ``seconds``, ``outputs``
+(files, size_bytes), ``time``, ``gpus``, ``held`` and ``cost`` besides, and: run_dir, attended, cluster, held, cost,
+note, labels, actor, provenance, student, tags, result, failure (stage, attempt, cause, exit_code, message, log),
+since_last_good (run_id, changes), live, next.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from launcher.cli.differences import Change, changes
 from launcher.cli.live import follower_lines, live_json, live_line, live_lines, unseen_lines
 from launcher.cli.logfile import tail_of_attempt
 from launcher.cli.next_steps import next_commands
+from launcher.cli.spending import cost_json, held_json, run_cost, stage_json, totals
 from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
 from launcher.cli.terminal import fact, facts, is_terminal, one_line, paint
 from launcher.cli.view import View, why
@@ -34,6 +36,7 @@ from launcher.refs import find_run
 from launcher.workspace import translated
 from ledger.decider import RunState, TagState
 from ledger.events import RunFailed, RunRequested
+from ledger.held import run_held
 from ledger.projections.metadata import metadata_document
 from ledger.projections.storage_alert import human_bytes
 
@@ -70,7 +73,7 @@ def status_command(run: str | None, as_json: bool, home: str | None) -> int:
 
 
 def state_line(view: View, state: RunState) -> str:
-    """``0607-aa31  FAILED in retrain: out of memory  31m  by cron nightly``."""
+    """``0607-aa31  FAILED in retrain: out of memory  31m  1.9 GPU-h  by cron nightly``."""
     spent = seconds_between(state.requested_at, state.ended_at) or 0.0
     shown: str = state.status
     if state.status == "open":
@@ -82,6 +85,7 @@ def state_line(view: View, state: RunState) -> str:
         paint(view.name(state.run_id) if is_terminal() else state.run_id, bold=True),
         paint(shown, _COLOURS.get(state.status)),
         duration(spent),
+        *totals(view.ws.settings.prices, state),
         f"{age(state.requested_at)} ago",
         f"by {one_line(state.actor or '')}",
     ]
@@ -192,12 +196,13 @@ def _request(state: RunState) -> RunRequested:
 
 
 def _document(view: View, state: RunState) -> dict[str, Any]:
-    request = _request(state)
+    request, prices = _request(state), view.ws.settings.prices
     document = metadata_document(state, view.ws.ledger.root_at(state.position + 1))
     for shown, stage in zip(document["stages"], state.stages.values(), strict=True):
         outputs = outputs_of(view.ws.store, stage)
         shown["seconds"] = stage_seconds(stage)
         shown["outputs"] = asdict(outputs) if outputs else None
+        shown.update(stage_json(prices, stage))
     student, cluster = state.student, look(view.ws, state)
     return {
         **document,
@@ -206,6 +211,8 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         "machine": view.elsewhere(state),
         "cluster": asdict(cluster) if cluster else None,
         "driver_job": view.driver_job(state),
+        "held": held_json(run_held(state)),
+        "cost": cost_json(run_cost(prices, state)),
         "note": request.note,
         "labels": dict(sorted(request.labels.items())),
         "actor": state.actor,
