@@ -19,7 +19,8 @@ def result_problem(
     """What is wrong with the bytes of an attempt's result, or None.
 
     ``facts`` are the events that the ledger has of the attempt's end. Messages are for people and may be
-    worded anew by a later version; everything else must be what the result says.
+    worded anew by a later version; where a Job's time went and what it held is the cluster's word, which no result
+    has. Everything else must be what the result says.
     """
     request, plan = (
         state.request,
@@ -32,14 +33,21 @@ def result_problem(
     except IntegrityError as exc:
         return exc.message
     said = result_events(request, StageState(plan, "submitted", attempt), result, "")
-    for fact in said:
-        if _bare(fact) not in [_bare(known) for known in facts]:
+    jobs = request.executor == "kubernetes"
+    told, known = [_bare(fact, jobs) for fact in said], [_bare(fact, jobs) for fact in facts]
+    for fact in told:
+        if fact not in known:
             return f"the ledger does not say what it says: {fact.type}"
-    if len(said) != len(facts):
-        extra = next(known for known in facts if _bare(known) not in [_bare(f) for f in said])
+    if len(told) != len(known):
+        extra = next(fact for fact in known if fact not in told)
         return f"it does not say what the ledger says: {extra.type}"
     return None
 
 
-def _bare(fact: e.EventData) -> e.EventData:
-    return fact.model_copy(update={"message": ""}) if isinstance(fact, e.StageFailed) else fact
+def _bare(fact: e.EventData, jobs: bool) -> e.EventData:
+    """``fact`` without what a result need not say."""
+    if isinstance(fact, e.StageFailed):
+        fact = fact.model_copy(update={"message": ""})
+    if jobs and isinstance(fact, e.StageFailed | e.StageSucceeded):
+        fact = fact.model_copy(update={"seconds": e.StageSeconds(), "gpus": 0, "held": None})
+    return fact

@@ -19,6 +19,7 @@ import yaml
 
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
+from tests.rig.s3 import client_of
 
 pytestmark = on_cluster
 
@@ -84,12 +85,19 @@ class Project:
 
     def recorded(self, run_id: str) -> list[dict[str, Any]]:
         """The run's events, in order, from the bucket itself."""
-        assert self.cluster.s3
-        bucket = self.environment["LAUNCHER_STORE"].removeprefix("s3://")
-        log = self.cluster.s3.root / bucket / "ledger" / "log"
-        lines = [line for one in sorted(log.iterdir()) for line in one.read_text().splitlines()]
-        found = [json.loads(line) for line in lines]
+        found = [json.loads(line) for one in self._segments() for line in one.splitlines()]
         return [one for one in found if one.get("stream") == f"run/{run_id}"]
+
+    def _segments(self) -> list[bytes]:
+        bucket, _, prefix = self.environment["LAUNCHER_STORE"].removeprefix("s3://").partition("/")
+        if self.cluster.s3:
+            log = self.cluster.s3.root / bucket / prefix / "ledger" / "log"
+            return [one.read_bytes() for one in sorted(log.iterdir())]
+        asked, place = client_of(self.environment), {"Bucket": bucket}
+        under = f"{prefix}/ledger/log/".lstrip("/")
+        pages = asked.get_paginator("list_objects_v2").paginate(**place, Prefix=under)
+        keys = sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
+        return [asked.get_object(**place, Key=key)["Body"].read() for key in keys]
 
     def until_running(self, run_id: str, stage: str) -> None:
         """Until it is on record that the stage's pod started."""
@@ -103,7 +111,7 @@ class Project:
 
 @pytest.fixture(scope="module")
 def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    assert cluster.s3
+    store = cluster.bucket()
     root = tmp_path_factory.mktemp("project")
     (root / "code").mkdir()
     (root / "code" / "hello.txt").write_text("hello from the code\n")
@@ -128,10 +136,10 @@ def project(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 namespace=namespace,
                 agent=cluster.agent_image,
                 image=cluster.bash_image,
-                endpoint=cluster.s3.endpoint,
+                endpoint=access["AWS_ENDPOINT_URL"],
             )
         )
-        environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
+        environment = {**os.environ, **access, "LAUNCHER_STORE": store}
         yield Project(cluster, root, namespace, environment)
 
 
@@ -157,6 +165,7 @@ def test_a_run_of_four_jobs_ends_well_with_its_outputs_in_the_store(project: Pro
     for event in events:
         if event["type"] == "StageSucceeded":
             assert None not in event["data"]["seconds"].values(), event["data"]
+    project.launcher("audit")
 
 
 def test_a_stage_that_fails_ends_the_run_with_its_own_code(project: Project) -> None:
