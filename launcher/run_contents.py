@@ -11,13 +11,13 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from launcher.agent.saved import saved_of
 from launcher.errors import IntegrityError
 from launcher.executors.port import StageResult
 from launcher.pipeline import log_name
@@ -28,11 +28,10 @@ from launcher.storage.placing import place_of
 from launcher.storage.port import ObjectNotFoundError, ObjectStore
 from ledger import events as e
 from ledger.decider import RunState, StageState
-from ledger.errors import LedgerError
 from ledger.ids import check_digest, run_stream
 from ledger.stores.port import EventStore
 
-__all__ = ["DOCUMENTS", "Contents", "Kept", "contents_of", "place_of", "same_bytes"]
+__all__ = ["DOCUMENTS", "Contents", "Kept", "contents_of", "left_by", "place_of", "same_bytes"]
 
 #: Written into the folder from the ledger, relative to it.
 DOCUMENTS: Final = (
@@ -78,6 +77,14 @@ def contents_of(state: RunState, ledger: EventStore, store: ObjectStore) -> Cont
     return found
 
 
+def left_by(state: RunState, stage: StageState, store: ObjectStore) -> list[Entry]:
+    """All that is stored of one stage's newest attempt, by path. Raises IntegrityError, UnavailableError."""
+    found = {
+        one.path: one for manifest in _manifests(state, stage, store) for one in manifest.entries
+    }
+    return [found[path] for path in sorted(found)]
+
+
 def _manifests(state: RunState, stage: StageState, store: ObjectStore) -> Iterator[Manifest]:
     """What a stage left, as one manifest after the other."""
     digest = stage.manifest_digest
@@ -89,15 +96,8 @@ def _manifests(state: RunState, stage: StageState, store: ObjectStore) -> Iterat
         except ValueError as exc:
             raise IntegrityError(f"blob {digest}: {exc}") from exc
     if stage.status == "failed":
-        saved = _collected(state.run_id, stage.plan.name, stage.attempt, store)
-        try:
-            found = [
-                Entry(str(one["path"]), check_digest(one["digest"]), int(one["size_bytes"]))
-                for one in saved.get("checkpoints", ())
-            ]
-        except (KeyError, TypeError, ValueError, LedgerError):
-            return
-        yield Manifest(tuple(found))
+        saved = saved_of(store, state.run_id, stage.plan.name, stage.attempt)
+        yield Manifest(saved.checkpoints)
 
 
 def _result_manifest(state: RunState, stage: StageState, store: ObjectStore) -> str | None:
@@ -106,15 +106,6 @@ def _result_manifest(state: RunState, stage: StageState, store: ObjectStore) -> 
         return StageResult.parse(store.read(key), key).manifest_digest
     except ObjectNotFoundError:
         return None
-
-
-def _collected(run_id: str, stage: str, attempt: int, store: ObjectStore) -> Mapping[str, Any]:
-    """What was saved of an attempt that somebody closed; {} where nothing was."""
-    try:
-        saved = json.loads(store.read(_key(run_id, stage, attempt, "collected.json")))
-    except (ObjectNotFoundError, ValueError):
-        return {}
-    return saved if isinstance(saved, dict) else {}
 
 
 def _key(run_id: str, stage: str, attempt: int, name: str) -> str:
@@ -131,8 +122,8 @@ def _logs(state: RunState, ledger: EventStore, store: ObjectStore) -> dict[str, 
         digest = data.log_digest
         if digest is None:
             # Of an attempt that was closed the log may have been saved after its end was recorded.
-            digest = _collected(state.run_id, data.stage, data.attempt, store).get("log_digest")
-        if isinstance(digest, str):
+            digest = saved_of(store, state.run_id, data.stage, data.attempt).log_digest
+        if digest is not None:
             path = f"logs/{log_name(data.stage, data.attempt)}"
             blob = store.stat_blob(check_digest(digest))
             logs[path] = Kept(digest, blob.size_bytes if blob else None, record.time)

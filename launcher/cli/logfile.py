@@ -5,18 +5,16 @@ A log is raw bytes; it may be gigabytes, or no text at all.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from launcher.agent.protocol import AttemptPaths
+from launcher.agent.saved import saved_of
 from launcher.cli.terminal import one_line
 from launcher.errors import LauncherError, UsageError
 from launcher.pipeline import log_name
-from launcher.storage.port import ObjectNotFoundError
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import StageFailed, StageName, StageSucceeded
@@ -66,13 +64,7 @@ def stored_log(ws: Workspace, state: RunState, stage: StageName, attempt: int) -
         if ended and (data.stage, data.attempt) == (stage, attempt) and data.log_digest:
             return str(data.log_digest)
     # Of an attempt that was closed (a timeout, a cancel) the log was saved after its result.
-    key = AttemptPaths(ws.home, state.run_id, stage, attempt).key("collected.json")
-    try:
-        saved = json.loads(ws.store.read(key))
-    except (ObjectNotFoundError, ValueError):
-        return None
-    digest = saved.get("log_digest") if isinstance(saved, dict) else None
-    return digest if isinstance(digest, str) else None
+    return saved_of(ws.store, state.run_id, stage, attempt).log_digest
 
 
 def tail_of_attempt(

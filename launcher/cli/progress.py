@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from launcher.agent.protocol import AttemptPaths
 from launcher.agent.transfer import transfer_of
 from launcher.cli.common import duration
+from launcher.cli.kept import kept_lines
 from launcher.cli.logfile import last_lines
 from launcher.cli.stages import remaining, stage_line, stage_seconds
 from launcher.cli.terminal import echo, facts, is_terminal, mark, one_line, paint
@@ -187,7 +188,9 @@ def say_end(ws: Workspace, outcome: RunOutcome) -> None:
         _say_promotion(outcome, name)
         if state.request:
             echo(f"folder  {ws.documents.run_dir(state.request)}")
-    elif isinstance(state.end, RunFailed):
+    for line in kept_lines(ws.store, state, name):
+        echo(line)
+    if isinstance(state.end, RunFailed):
         for line in facts(
             "next", (f"launcher status {name}", f"launcher logs {name} {state.end.stage}")
         ):

@@ -3,7 +3,7 @@
 ``--json`` prints the run's metadata document (see docs/reference.md), each stage with ``seconds``, ``outputs``
 (files, size_bytes), ``time``, ``gpus``, ``held`` and ``cost`` besides, and: run_dir, attended, cluster, held, cost,
 note, labels, actor, provenance, student, tags, result, failure (stage, attempt, cause, exit_code, message, log),
-since_last_good (run_id, changes), live, next.
+kept, since_last_good (run_id, changes), live, next.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from launcher.cli.common import (
     workspace,
 )
 from launcher.cli.differences import Change, changes
+from launcher.cli.kept import kept_json, kept_lines
 from launcher.cli.live import follower_lines, live_json, live_line, live_lines, unseen_lines
 from launcher.cli.logfile import tail_of_attempt
 from launcher.cli.next_steps import next_commands
@@ -103,6 +104,7 @@ def _lines(view: View, state: RunState) -> list[str]:
     lines += fact("labels", "  ".join(labels))
     if isinstance(state.end, RunFailed):
         lines += _failure(view, state)
+    lines += kept_lines(view.ws.store, state, view.name(state.run_id))
     if state.status == "succeeded":
         lines += _student(state)
         lines += fact("result", one_line(view.result(state)))
@@ -221,6 +223,7 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         "tags": _tags_document(state.tags),
         "result": view.result(state),
         "failure": _failure_document(view, state),
+        "kept": kept_json(view.ws.store, state),
         "since_last_good": _since_document(view, state),
         "live": live_json(view),
         "next": next_commands(view, state),

@@ -12,6 +12,7 @@ from typing import Any
 
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths
+from launcher.agent.saved import saved_of
 from launcher.errors import IntegrityError, UnavailableError
 from launcher.executors.port import StageResult
 from launcher.storage.port import ObjectExistsError, ObjectNotFoundError, ObjectStore
@@ -63,15 +64,14 @@ class AttemptRecords:
         """A closed attempt's result with the log that was kept of it afterwards."""
         if result.closed_by is None or result.log_digest is not None:
             return result
-        try:
-            saved = json.loads(self.store.read(self.paths.key("collected.json")))
-            return replace(
-                result,
-                log_digest=saved["log_digest"],
-                running_seconds=saved["seconds"]["running"],
-            )
-        except (ObjectNotFoundError, ValueError, KeyError, TypeError):
-            return result
+        of = self.paths
+        saved = saved_of(self.store, of.run_id, of.stage, of.attempt)
+        running = saved.running_seconds
+        return replace(
+            result,
+            log_digest=saved.log_digest,
+            running_seconds=result.running_seconds if running is None else running,
+        )
 
     def close(self, closed_by: str, message: str | None) -> None:
         """Create a result without an exit code; one that is there already stands."""

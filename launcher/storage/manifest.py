@@ -258,7 +258,7 @@ def select_student(
     ``checkpoints/*.pt``. Newest by mtime_ns, ties by name, later wins. Hidden and half-written names never
     match. Raises UsageError for a pattern that does not parse.
     """
-    matching = [p for p in paths if _is_checkpoint(p)]
+    matching = [p for p in paths if is_checkpoint(p)]
     if pattern:
         narrowed = _patterns([pattern])
         names = {p: (p, p.removeprefix("checkpoints/")) for p in matching}
@@ -267,7 +267,7 @@ def select_student(
     return (matching[-1], tuple(matching[:-1])) if matching else (None, ())
 
 
-def _is_checkpoint(path: str) -> bool:
+def is_checkpoint(path: str) -> bool:
     parts = PurePosixPath(path).parts
     hidden = any(part.startswith(".") for part in parts)
     name = parts[-1].lower()
