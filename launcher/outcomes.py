@@ -72,7 +72,8 @@ def _spent(
     """Where the time went and what was held; both of all pods, those on record that nobody could count too.
 
     A launcher that came later does not see pods that were gone by then. One that is on record was there from when its
-    node took it, and at most until the first that was counted was made: that time it ran, and did not queue.
+    node took it, and at most until the first that was counted was made: that time it ran. What it had waited for its
+    node counts as queued.
     """
     gone = [since for uid, since in stage.held_since.items() if uid not in result.counted]
     more = 0.0

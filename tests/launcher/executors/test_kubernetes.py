@@ -92,7 +92,7 @@ class Project:
         bucket, _, prefix = self.environment["LAUNCHER_STORE"].removeprefix("s3://").partition("/")
         if self.cluster.s3:
             log = self.cluster.s3.root / bucket / prefix / "ledger" / "log"
-            return [one.read_bytes() for one in sorted(log.iterdir())]
+            return [one.read_bytes() for one in sorted(log.iterdir())] if log.is_dir() else []
         asked, place = client_of(self.environment), {"Bucket": bucket}
         under = f"{prefix}/ledger/log/".lstrip("/")
         pages = asked.get_paginator("list_objects_v2").paginate(**place, Prefix=under)

@@ -148,12 +148,13 @@ def test_the_wait_is_on_record_and_is_no_time_of_the_gpu(story: Story) -> None:
     [freed] = [e["time"] for e in story.first if e["type"] == "StageFailed"]
     started = [e for e in story.second if e["type"] == "StageStarted"]
     waited = moment(started[0]["data"]["held_since"]) - requested
-    assert seconds["scheduled"] == pytest.approx(waited, abs=6)
+    # Of the first pod, which nobody counted, only when it got its node is known.
+    assert seconds["queued"] + seconds["scheduled"] == pytest.approx(waited, abs=6)
     assert moment(started[0]["data"]["held_since"]) <= moment(freed) + 3
     assert None not in seconds.values()
     held = ended(story.second)["data"]["held"]["gpus"][GPU]
     whole = moment(ended(story.second)["time"]) - requested
-    assert held <= whole - seconds["scheduled"] + 3
+    assert held <= whole - waited + 3
 
 
 def test_both_pods_held_it_though_nobody_saw_the_first_one_go(story: Story) -> None:
