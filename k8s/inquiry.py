@@ -72,6 +72,28 @@ class Inquiry:
         said = self._said("what we may do cannot be asked", status, said)
         return bool((said.get("status") or {}).get("allowed"))
 
+    def may_account(self, account: str, permission: Permission) -> bool | None:
+        """Whether a service account of the namespace may; None where we may not ask. Raises ClusterRefusedError."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{self.namespace}:{account}",
+                "groups": [
+                    "system:serviceaccounts",
+                    f"system:serviceaccounts:{self.namespace}",
+                    "system:authenticated",
+                ],
+                "resourceAttributes": permission.asked(self.namespace),
+            },
+        }
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        status, said = self._client.asked("POST", path, body=body)
+        if status == 403:
+            return None
+        said = self._said(f"what {account} may do cannot be asked", status, said)
+        return bool((said.get("status") or {}).get("allowed"))
+
     def found(self, kind: str, name: str) -> Object | None:
         """The object of this name. Raises ClusterRefusedError."""
         return self._at(f"{self._path(kind)}/{quote(name)}", f"{kind} {name} cannot be read")

@@ -76,11 +76,14 @@ def stage_looks(
 
 
 def look(
-    inquiry: Inquiry, looks: Sequence[StageLook], *, store_claim: str | None
+    inquiry: Inquiry, looks: Sequence[StageLook], *, store_claim: str | None, driver: str
 ) -> Iterator[Finding]:
-    """Every finding about the cluster; few where it is not reached or has no such namespace."""
+    """Every finding about the cluster; few where it is not reached or has no such namespace.
+
+    ``store_claim``: the claim that the store is on, if it is. ``driver``: the service account of ``submit --detach``.
+    """
     try:
-        yield from _look(inquiry, looks, store_claim)
+        yield from _look(inquiry, looks, store_claim, driver)
     except ClusterUnavailableError as exc:
         yield failed("cluster", str(exc), "run it again; kubectl cluster-info says more")
     except ClusterRefusedError as exc:
@@ -89,30 +92,30 @@ def look(
 
 
 def _look(
-    inquiry: Inquiry, looks: Sequence[StageLook], store_claim: str | None
+    inquiry: Inquiry, looks: Sequence[StageLook], store_claim: str | None, driver: str
 ) -> Iterator[Finding]:
     number = inquiry.version()
     who = inquiry.who()
     yield ok("cluster", f"{inquiry.address}{f', as {who}' if who else ''}")
     yield version(number)
-    there = True
-    for finding in _namespace(inquiry, looks):
-        there &= finding.state != "failed"
-        yield finding
+    needs = together(one.job for one in looks)
+    there, about = _namespace(inquiry, needs.host_path)
+    yield about
     yield from permissions(inquiry.may)
     if not there:
         return
-    needs = together(one.job for one in looks)
-    troubled = False
-    for finding in named(inquiry, needs, store_claim=store_claim):
-        troubled |= finding.state == "failed"
-        yield finding
-    looks = [_as_admitted(inquiry, one) for one in looks]
-    quota = list(_quota(inquiry, looks))
-    yield from quota
+    yield from _driver(inquiry, driver)
+    things = list(named(inquiry, needs, store_claim=store_claim))
+    yield from things
+    ranges = _had(lambda: inquiry.every("limitranges"))
+    looks = [_as_admitted(inquiry, one, ranges or []) for one in looks]
+    room = [*_limits(inquiry, looks, ranges), *_quota(inquiry, looks)]
+    yield from room
     yield from _nodes(inquiry, looks)
     # A pod is refused for what was said above, too, and that is not said twice.
-    pods = not troubled and all(one.state == "ok" for one in quota)
+    pods = all(one.state != "failed" for one in (about, *things)) and all(
+        one.state == "ok" for one in room
+    )
     yield from _admission(inquiry, looks, pods=pods)
 
 
@@ -128,22 +131,21 @@ def version(text: str) -> Finding:
     return ok("version", f"Kubernetes {text}")
 
 
-def _namespace(inquiry: Inquiry, looks: Sequence[StageLook]) -> Iterator[Finding]:
+def _namespace(inquiry: Inquiry, host_path: bool) -> tuple[bool, Finding]:
+    """(whether it is there, as far as we know; what is said of it)."""
     try:
         found = inquiry.own_namespace()
     except ClusterRefusedError as exc:
         if exc.status != 403:
             raise
-        yield unseen("namespaces", f"get namespaces ({inquiry.namespace})")
-        return
+        return True, unseen("namespaces", f"get namespaces ({inquiry.namespace})")
     if found is None:
         do = f"kubectl create namespace {inquiry.namespace}, or another namespace in the profile"
-        yield failed("namespace", f"{inquiry.namespace} is not there", do, UsageError)
-    elif found["metadata"].get("deletionTimestamp"):
+        return False, failed("namespace", f"{inquiry.namespace} is not there", do, UsageError)
+    if found["metadata"].get("deletionTimestamp"):
         what = f"{inquiry.namespace} is being deleted"
-        yield failed("namespace", what, "wait, and make it again", UsageError)
-    else:
-        yield pod_security(found, together(one.job for one in looks).host_path)
+        return False, failed("namespace", what, "wait, and make it again", UsageError)
+    return True, pod_security(found, host_path)
 
 
 def pod_security(namespace: Object, host_path: bool) -> Finding:
@@ -167,16 +169,32 @@ def permissions(may: Callable[[Permission], bool]) -> Iterator[Finding]:
         yield ok("permissions", f"all {len(RUN)} that a run takes")
 
 
+def _driver(inquiry: Inquiry, account: str) -> Iterator[Finding]:
+    """Whether a run may be left to a driver in the cluster; nothing else needs it."""
+    if said := may_look(inquiry, "serviceaccounts"):
+        yield replace(said, name="driver")
+        return
+    if inquiry.found("serviceaccounts", account) is None:
+        what = f"no ServiceAccount {account}, which submit --detach alone needs: docs/policies/driver.yaml"
+        yield ok("driver", what)
+        return
+    missing = [one for one in RUN if inquiry.may_account(account, one) is False]
+    for one in missing:
+        do = "docs/policies/driver.yaml binds it to what a run takes; only submit --detach needs it"
+        yield warning("driver", f"{account} may not {one.words}: {one.why}", do)
+    if not missing:
+        yield ok("driver", f"{account}, for submit --detach")
+
+
 # --- room ---
 
 
-def _as_admitted(inquiry: Inquiry, given: StageLook) -> StageLook:
+def _as_admitted(inquiry: Inquiry, given: StageLook, ranges: Sequence[Object]) -> StageLook:
     """Its pod with what a runtime class and limit ranges add, as far as we may look."""
     spec = given.spec
     if name := spec.get("runtimeClassName"):
         spec = with_runtime_class(spec, _had(lambda: inquiry.found("runtimeclasses", name)))
-    spec = with_limit_ranges(spec, _had(lambda: inquiry.every("limitranges")) or [])
-    return replace(given, spec=spec)
+    return replace(given, spec=with_limit_ranges(spec, ranges))
 
 
 def _had(asked: Callable[[], Any]) -> Any:
@@ -186,17 +204,19 @@ def _had(asked: Callable[[], Any]) -> Any:
         return None
 
 
+def _limits(
+    inquiry: Inquiry, looks: Sequence[StageLook], ranges: Sequence[Object] | None
+) -> Iterator[Finding]:
+    if ranges is None:
+        yield unseen("limitranges", "list limitranges")
+        return
+    outside = [(one.stage, words) for one in looks for words in outside_limits(one.spec, ranges)]
+    for words, stages in _by_words(outside).items():
+        do = "change resources in the profile; kubectl describe limitrange"
+        yield failed("limits", f"{stages}: {words}", do, UsageError)
+
+
 def _quota(inquiry: Inquiry, looks: Sequence[StageLook]) -> Iterator[Finding]:
-    if said := may_look(inquiry, "limitranges"):
-        yield said
-    else:
-        ranges = inquiry.every("limitranges")
-        outside = [
-            (one.stage, words) for one in looks for words in outside_limits(one.spec, ranges)
-        ]
-        for words, stages in _by_words(outside).items():
-            do = "change resources in the profile; kubectl describe limitrange"
-            yield failed("limits", f"{stages}: {words}", do, UsageError)
     if said := may_look(inquiry, "resourcequotas"):
         yield said
         return
@@ -235,7 +255,7 @@ def place(stage: str, spec: Mapping[str, Any], found: Fit, nodes: int) -> Findin
     asked = listed({name: number for name, number in pod_amounts(spec).items() if number})
     asked = f"asks for {asked}" if asked else "asks for nothing"
     if found.miss is not None:
-        what = f"{stage} {found.miss}"
+        what = f"{stage}{' ' if found.miss.startswith('asks') else ': '}{found.miss}"
         if found.scaled:
             return warning(stage, what, "unless a node that is made for it is another one")
         do = "change the stage in the profile: no node of the cluster can ever take it"

@@ -157,7 +157,9 @@ def _findings(
         yield failed("cluster", str(exc), "kubectl config get-contexts", UsageError)
         return
     claim, well = read.profile.store.claim if read.profile.store else None, True
-    for finding in doctor_cluster.look(Inquiry(client), looks(), store_claim=claim):
+    driver = read.profile.driver.service_account
+    found = doctor_cluster.look(Inquiry(client), looks(), store_claim=claim, driver=driver)
+    for finding in found:
         well &= finding.state != "failed"
         yield finding
     if probe_seconds is None:

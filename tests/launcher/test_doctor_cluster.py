@@ -173,7 +173,7 @@ _WRONG = (
     ("limits", "llm_on, relabel, retrain, llm_off: its container command asks for 8Gi memory, and"),
     ("quota", "retrain asks for 4 requests.nvidia.com/gpu, and the quota team allows 2"),
     ("retrain", "retrain asks for 4 nvidia.com/gpu; the largest node has 1"),
-    ("llm_off", "llm_off no node takes it; the nearest, "),
+    ("llm_off", "llm_off: no node takes it; the nearest, "),
     ("namespace", " has pod security restricted, and the profile mounts a folder of the node"),
 )  # fmt: skip
 
@@ -224,21 +224,51 @@ def test_each_trouble_is_said_once(place: Place) -> None:
             },
         )
         found = bad.doctor("--profile", profile, code=2)
-        # The namespace's own trouble ends what is looked at in it.
-        assert [one["name"] for one in found if one["state"] == "failed"] == ["namespace"]
-        (place.root / profile).write_text(
-            json.dumps(
-                json.loads((place.root / profile).read_text())
-                | {"stages": {"retrain": {"resources": {"gpus": 4}}, "llm_off": {"node_selector": {"gpu": "h100"}}}}
-            )
-        )  # fmt: skip
-        found += bad.doctor("--profile", profile, code=2)
     failed = [(one["name"], one["what"]) for one in found if one["state"] != "ok"]
     for name, words in _WRONG:
         matching = [what for of, what in failed if of == name and words in what]
         assert len(matching) == 1, (name, words, failed)
     assert len(failed) == len(_WRONG), failed
     assert all(one["do"] for one in found if one["state"] == "failed")
+
+
+@pytest.fixture
+def kueue(place: Place) -> Iterator[None]:
+    """A cluster that knows what a LocalQueue is: its definition, and nobody who minds it."""
+    cluster, group = place.cluster, "kueue.x-k8s.io"
+    if not cluster.own:
+        pytest.skip("it defines something in the whole of a given cluster")
+    names = {"plural": "localqueues", "singular": "localqueue", "kind": "LocalQueue"}
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}  # fmt: skip
+    definition = named(
+        *("CustomResourceDefinition", f"localqueues.{group}", "apiextensions.k8s.io/v1"),
+        spec={"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+    )
+    cluster.kubectl("create", "-f", "-", given=json.dumps(definition))
+    try:
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/localqueues.{group}")
+        cluster.until(lambda: cluster.tried("-n", place.namespace, "get", "localqueues").returncode == 0)  # fmt: skip
+        yield
+    finally:
+        cluster.kubectl("delete", f"crd/localqueues.{group}", "--wait=false")
+
+
+@pytest.mark.usefixtures("kueue")
+def test_a_queue_is_there_or_is_said_not_to_be(place: Place) -> None:
+    api = "kueue.x-k8s.io/v1beta1"
+    queues = [
+        named("LocalQueue", "open", api, spec={"clusterQueue": "gpus"}),
+        named("LocalQueue", "held", api, spec={"clusterQueue": "gpus", "stopPolicy": "Hold"}),
+    ]
+    place.cluster.apply(place.namespace, *queues)
+    stages = {"llm_on": {"queue": "open"}, "relabel": {"queue": "held"}, "retrain": {"queue": "x"}}
+    found = place.doctor("--profile", place.profile(stages=stages), code=2)
+    assert [(one["state"], one["what"]) for one in found if one["name"] == "queue"] == [
+        ("warning", "held is stopped (Hold)"),
+        ("ok", "open, of gpus"),
+        ("failed", f"there is no LocalQueue x in {place.namespace}"),
+    ]
 
 
 def test_a_namespace_that_is_not_there_is_said_and_nothing_about_what_is_in_it(
@@ -410,10 +440,10 @@ def test_what_a_probe_meets_is_said_in_words(place: Place) -> None:
         "secret_env": dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), wrong, strict=True)),
     }
     profile = place.profile(agent=agent)
-    only = ("--stage", "llm_on", "--stage", "retrain")
-    found = place.doctor("--profile", profile, "--probe", *only, code=2)
+    found = place.doctor("--profile", profile, "--probe", "--stage", "llm_on", code=2)
     [said] = [one["what"] for one in found if one["state"] == "failed"]
-    assert said.startswith("llm_on, retrain: what it needs could not be fetched (exit 2)")
+    assert said.startswith("llm_on: what it needs could not be fetched (exit 2)")
+    only = ("--stage", "llm_on", "--stage", "retrain")
     profile = place.profile(stages={"retrain": {"image": "localhost:1/nowhere:1"}})
     found = place.doctor("--profile", profile, "--probe", *only, code=2)
     [said] = [one["what"] for one in found if one["state"] == "failed"]
