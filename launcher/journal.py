@@ -91,9 +91,21 @@ class Journal:
         for attempt in range(_ATTEMPTS):
             state = self.run(run_id)
             wanted = decider.decide(state, *propose(state))
-            if not wanted or self._append(state.stream, state.version, wanted, attempt, actor):
-                return self.run(run_id)
+            if not wanted:
+                return state
+            said = self._append(state.stream, state.version, wanted, attempt, actor)
+            if said is not None:
+                return self._after(state, said)
         raise AssertionError("unreachable")
+
+    def _after(self, state: decider.RunState, said: Sequence[Recorded[Any]]) -> decider.RunState:
+        """The newest state, ``said`` having been appended to ``state``."""
+        if said[0].version != state.version + 1:  # it was there before
+            return self.run(state.run_id)
+        for event in said:
+            state = decider.evolve(state, event)
+        self._runs[state.stream] = state
+        return state
 
     def record_pointer(
         self, name: str, propose: Callable[[pointers.PointerState], Sequence[EventData]]
@@ -102,7 +114,9 @@ class Journal:
         for attempt in range(_ATTEMPTS):
             state = self.pointer(name)
             wanted = pointers.decide_pointer(state, *propose(state))
-            if not wanted or self._append(state.stream, state.version, wanted, attempt, None):
+            if not wanted:
+                return state
+            if self._append(state.stream, state.version, wanted, attempt, None) is not None:
                 return self.pointer(name)
         raise AssertionError("unreachable")
 
@@ -141,9 +155,10 @@ class Journal:
         wanted: Sequence[EventData],
         attempt: int,
         actor: str | None,
-    ) -> bool:
+    ) -> list[Recorded[Any]] | None:
+        """What is on record now; None where the state has moved on."""
         try:
-            self.store.append(
+            return self.store.append(
                 stream,
                 version,
                 [identify(stream, data) for data in wanted],
@@ -153,5 +168,4 @@ class Journal:
         except VersionConflictError:
             if attempt == _ATTEMPTS - 1:
                 raise
-            return False
-        return True
+            return None

@@ -7,7 +7,8 @@ Rules:
 3. A fact is appended only to the very state that it was decided on. Has the ledger moved on since (a
    second launcher, a job that checked the tags, this process stopped for an hour), nothing is said and
    the run is looked at again.
-4. After every fact the documents are written. Nothing here is needed to go on: ``resume`` is ``run``.
+4. After every fact the documents are written; where stages run elsewhere, once what was intended is begun, so that
+   no node waits for a disk. Nothing here is needed to go on: ``resume`` is ``run``.
 5. A bucket or cluster that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
 6. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
    supervisor finishes by itself. Of a cluster's run the first one leaves: its Jobs go on without this process.
@@ -30,6 +31,7 @@ from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
 from launcher.executors.port import (
     AwayError,
+    Ended,
     Executor,
     Observation,
     Pod,
@@ -287,9 +289,7 @@ class Runner:
             case r.Intend(stage=stage, attempt=attempt):
                 return self._intend(state, stage, attempt)
             case r.Start(stage=stage, attempt=attempt):
-                self._make_folders(state)  # an earlier stage may have removed one
-                spec = self._spec_of(self.ws, self.config, state, stage, attempt)
-                return self._submitted(state, stage, attempt, self.executor.start(spec))
+                return self._start(state, stage, attempt)
             case r.Adopt(stage=stage, attempt=attempt, handle=handle):
                 return self._submitted(state, stage, attempt, handle)
             case r.Wait(stage=stage, attempt=attempt):
@@ -319,16 +319,35 @@ class Runner:
             self.executor.recorded(run_id, stage, attempt)
 
     def _intend(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
+        intended = self._intent(state, stage, attempt)
+        return self._begun(state, intended) if self.remote else self._record(state, intended)
+
+    def _intent(self, state: RunState, stage: e.StageName, attempt: int) -> e.StageIntended:
         plan, request = state.stages[stage].plan, state.request
         assert request is not None
-        intended = e.StageIntended(
+        return e.StageIntended(
             stage=stage,
             attempt=attempt,
             executor=request.executor,
             spec_digest=plan.spec_digest,
             job_name=self.executor.job_name(state.run_id, stage, attempt, plan.spec_digest),
         )
-        return self._record(state, intended)
+
+    def _begun(self, state: RunState, *events: e.EventData) -> RunState:
+        """Say ``events``, of which the last is an intent, and do it; the documents, which no pod reads, come after."""
+        intended = events[-1]
+        assert isinstance(intended, e.StageIntended)
+        after = self._say(state, *events)
+        stage = after.stages[intended.stage]
+        ours = (stage.status, stage.attempt) == ("intended", intended.attempt)
+        if not ours or self._interrupts.asked:
+            return self.ws.documents.write(state.run_id)
+        return self._start(after, intended.stage, intended.attempt)
+
+    def _start(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
+        self._make_folders(state)  # an earlier stage may have removed one
+        spec = self._spec_of(self.ws, self.config, state, stage, attempt)
+        return self._submitted(state, stage, attempt, self.executor.start(spec))
 
     def _submitted(
         self, state: RunState, stage: e.StageName, attempt: int, handle: e.Handle
@@ -358,6 +377,8 @@ class Runner:
             self.progress.stage_waits(state, state.stages[stage], log, seen)
             if time.monotonic() - began >= self._look_seconds:
                 break
+        if isinstance(seen, Ended):  # a result stands: nobody need look again
+            return self._do(state, r.reconcile(state, seen))
         return self.ws.journal.run(state.run_id)
 
     def _result(
@@ -374,7 +395,20 @@ class Runner:
         # After that it was submitted, which may be among the facts, and before its end.
         at = int(isinstance(facts[0], e.StageSubmitted))
         facts[at:at] = _started(now, pods)
-        return self._record(state, *facts)
+        following = self._following(state, stage)
+        if following is None or not any(isinstance(fact, e.StageSucceeded) for fact in facts):
+            return self._record(state, *facts)
+        # One append says both: what ended, and what begins.
+        return self._begun(state, *facts, self._intent(state, following, 1))
+
+    def _following(self, state: RunState, stage: e.StageName) -> e.StageName | None:
+        """The stage that begins at once where this one succeeds; None: there is something to settle before."""
+        later = [*state.stages][[*state.stages].index(stage) + 1 :]
+        if not later or not self.remote or self._interrupts.asked:
+            return None
+        plan = state.stages[later[0]]
+        ready = plan.status == "pending" and (plan.plan.command or "").strip()
+        return later[0] if ready else None
 
     def _end_orphan(self, run_id: str, stage: e.StageName, attempt: int) -> None:
         self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
@@ -405,12 +439,16 @@ class Runner:
 
     def _record(self, state: RunState, *events: e.EventData) -> RunState:
         """Append what was decided on ``state``; nothing where that is not the newest state any more."""
+        self._say(state, *events)
+        return self.ws.documents.write(state.run_id)
+
+    def _say(self, state: RunState, *events: e.EventData) -> RunState:
+        """As ``_record``, without the documents; returns the newest state."""
 
         def propose(newest: RunState) -> tuple[e.EventData, ...]:
             return events if newest.version == state.version else ()
 
-        self.ws.journal.record_run(state.run_id, propose)
-        return self.ws.documents.write(state.run_id)
+        return self.ws.journal.record_run(state.run_id, propose)
 
     def _log(self, state: RunState, stage: e.StageName, attempt: int) -> str:
         assert state.request is not None
