@@ -327,7 +327,7 @@ class Client:
 
 def _connected() -> tuple[Any, str | None]:
     """The package's client as the credentials are now, and the context's namespace. Raises ClusterRefusedError."""
-    # Here: it takes seconds, and most commands do without.
+    # Here: it takes a tenth of a second beside what a run loads anyhow, and most commands do without.
     import urllib3
     from kubernetes import client, config
 

@@ -13,7 +13,7 @@ from launcher.cli import listing
 from launcher.cli.main import COMMANDS
 from launcher.cli.terminal import one_line
 from ledger.stores.sqlite import SqliteEventStore
-from tests.cli.session import LAUNCHER, Session, make_session
+from tests.cli.session import GIVEN, LAUNCHER, Session, make_session
 
 #: A way to call each command that gets as far as the ledger.
 CALLS = {
@@ -70,10 +70,36 @@ def test_help_waits_for_nothing_heavy(session: Session) -> None:
         "import sys\nfrom launcher.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "print('HEAVY', {'pydantic', 'rich', 'sqlite3', 'psutil', 'boto3', 'jsonschema'} & set(sys.modules))"
+        "heavy = {'pydantic', 'rich', 'sqlite3', 'psutil', 'boto3', 'jsonschema', 'kubernetes'}\n"
+        "print('HEAVY', heavy & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.decode().splitlines()[-1] == "HEAVY set()"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["status"], ["submit", "--dry-run", "--config", "loop.env", *GIVEN]]
+)
+def test_whoever_asks_no_cluster_waits_for_no_client_of_it(
+    session: Session, arguments: list[str]
+) -> None:
+    assert session.submit().code == 0
+    code = (
+        "import sys\nfrom launcher.cli.main import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as exc: assert not exc.code, exc.code\n"
+        "print('CLIENT', {'kubernetes'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=session.root,
+        env=session.env(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "CLIENT set()"
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -38,6 +38,9 @@ def test_what_a_command_left_is_its_result(pods: Pods, code: int, left: int) -> 
     assert [c.path for c in parsed.checkpoints if c.student] == ["checkpoints/s.pt"]
     assert parsed.running_seconds is not None
     assert pods.object("collected.json") is None
+    # The launcher hears it from the log, before the pod has ended.
+    assert pod.collector.stderr is not None
+    assert pod.collector.stderr.read().decode().splitlines()[-1] == "collect: committed"
 
 
 def test_only_what_is_new_is_an_output_and_the_tag_file_wherever_it_is(pods: Pods) -> None:
