@@ -177,11 +177,12 @@ def _held_up(
     reason, message = waiting.get("reason") or "", (waiting.get("message") or "").strip()
     name = status["name"]
     if reason in _IMAGE:
-        pulled = [
-            one["message"] for one in events if one["message"].startswith("Failed to pull image")
-        ]
-        detail = _PREFIXES.sub("", message) or _PREFIXES.sub("", pulled[-1] if pulled else reason)
+        failed = [one for one in events if one["message"].startswith("Failed to pull image")]
+        said = failed[-1]["message"] if failed else reason
+        detail = _PREFIXES.sub("", message) or _PREFIXES.sub("", said)
         words = f"the image {_image(pod, name)} cannot be had: {detail}"
+        if failed:  # another image may have taken its time before
+            since = failed[0].get("firstTimestamp") or failed[0].get("eventTime") or since
         return Waiting("image_error", words, since, "image", _IMAGE[reason])
     if reason in (*_USUAL, "CrashLoopBackOff"):
         return None

@@ -72,6 +72,8 @@ __all__ = ["KubernetesExecutor", "PodSpec", "asked"]
 _LIST_SECONDS: Final = 60.0
 #: What waits for something that cannot come is looked at for so long before it is given up.
 _CERTAIN_SECONDS: Final = 60.0
+#: An image that could not be had for so long is not about to come: a name or a tag is wrong, or a login.
+_IMAGE_SECONDS: Final = 300.0
 #: What a Job's deletion may take beyond what its pod is given.
 _DELETION_SECONDS: Final = 90.0
 #: How often a folder's store is asked for a result of which nothing was heard.
@@ -337,6 +339,8 @@ class KubernetesExecutor:
         if said.cause is not None and said.state != "unreachable":
             if said.certain and waited > _CERTAIN_SECONDS:
                 return said.cause, said.message
+            if said.cause == "image" and waited > _IMAGE_SECONDS:
+                return said.cause, f"for {_IMAGE_SECONDS:g} s {said.message}"
             if limit is not None and waited > limit:
                 return said.cause, f"it waited longer than {limit} s: {said.message}"
         return None
