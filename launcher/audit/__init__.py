@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from launcher import clock
+from launcher.agent.saved import saved_of
 from launcher.audit.report import Check, Report, Scene, counted, reported, settled
 from launcher.audit.results import result_problem
 from launcher.audit.store import check_blobs, check_pointers, check_targets
 from launcher.documents import Difference, Documents
 from launcher.errors import LauncherError
 from launcher.journal import Journal
+from ledger import events as e
 from ledger.audit import LedgerAudit, Problem
 from ledger.errors import LedgerDamagedError, LedgerUnavailableError
 from ledger.events import Recorded
@@ -218,10 +220,19 @@ def _results(scene: Scene, seen: _Seen) -> Check:
         if state.stream in seen.ledger.broken:
             continue
         with reported(check, f"runs/{run_id}/{stage}/{attempt}/result.json") as key:
-            problem = result_problem(state, stage, attempt, facts, scene.store.read(key))
+            data = scene.store.read(key)
+            kept = (
+                saved_of(scene.store, run_id, stage, attempt).log_digest if _closed(facts) else None
+            )
+            problem = result_problem(state, stage, attempt, facts, data, kept)
             if problem:
                 check.bad(key, problem)
     return check
+
+
+def _closed(facts: Sequence[e.EventData]) -> bool:
+    """Whether somebody closed it before its command had ended, as far as the ledger says."""
+    return any(isinstance(fact, e.StageFailed) and fact.exit_code is None for fact in facts)
 
 
 def _shown(path: Path, root: Path) -> str:

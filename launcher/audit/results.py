@@ -14,13 +14,19 @@ __all__ = ["result_problem"]
 
 
 def result_problem(
-    state: RunState, stage: str, attempt: int, facts: Sequence[e.EventData], data: bytes
+    state: RunState,
+    stage: str,
+    attempt: int,
+    facts: Sequence[e.EventData],
+    data: bytes,
+    kept_log: str | None = None,
 ) -> str | None:
     """What is wrong with the bytes of an attempt's result, or None.
 
     ``facts`` are the events that the ledger has of the attempt's end. Messages are for people and may be
     worded anew by a later version; where a Job's time went and what it held is the cluster's word, which no result
-    has. Everything else must be what the result says.
+    has. ``kept_log`` is the log that was kept of an attempt after somebody had closed it: the ledger names it, where
+    it was there by then, and has the time that was measured with it. Everything else must be what the result says.
     """
     request, plan = (
         state.request,
@@ -34,7 +40,8 @@ def result_problem(
         return exc.message
     said = result_events(request, StageState(plan, "submitted", attempt), result, "")
     jobs = request.executor == "kubernetes"
-    told, known = [_bare(fact, jobs) for fact in said], [_bare(fact, jobs) for fact in facts]
+    later = kept_log if result.closed_by is not None and result.log_digest is None else None
+    told, known = ([_bare(fact, jobs, later) for fact in some] for some in (said, facts))
     for fact in told:
         if fact not in known:
             return f"the ledger does not say what it says: {fact.type}"
@@ -44,10 +51,12 @@ def result_problem(
     return None
 
 
-def _bare(fact: e.EventData, jobs: bool) -> e.EventData:
+def _bare(fact: e.EventData, jobs: bool, later: str | None) -> e.EventData:
     """``fact`` without what a result need not say."""
     if isinstance(fact, e.StageFailed):
         fact = fact.model_copy(update={"message": ""})
+    if later is not None and isinstance(fact, e.StageFailed) and fact.log_digest in (None, later):
+        fact = fact.model_copy(update={"log_digest": None, "seconds": e.StageSeconds()})
     if jobs and isinstance(fact, e.StageFailed | e.StageSucceeded):
         fact = fact.model_copy(update={"seconds": e.StageSeconds(), "gpus": 0, "held": None})
     return fact

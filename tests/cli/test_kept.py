@@ -120,6 +120,7 @@ def test_on_this_machine_a_failure_and_a_cancel_say_it_too(session: Session) -> 
     line = "kept    1 checkpoint, 5 B: launcher restore stopped"
     assert line in out.decode().splitlines()
     assert line in session.look("status", "stopped").lines
+    assert session.launcher("audit").code == 0
     (session.home / "stopped" / "checkpoints" / "half.pt").unlink()
     assert session.launcher("restore", "stopped").code == 0
     assert (session.home / "stopped" / "checkpoints" / "half.pt").read_text() == "half\n"

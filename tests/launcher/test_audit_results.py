@@ -41,6 +41,27 @@ def test_what_a_job_waited_and_held_is_the_cluster_s_word(exit_code: int) -> Non
     assert problem("local", exit_code, _ACCOUNT) is not None
 
 
+@pytest.mark.parametrize("executor", ["local", "kubernetes"])
+def test_the_log_of_a_closed_attempt_may_be_kept_after_its_result(
+    executor: Literal["local", "kubernetes"],
+) -> None:
+    asked = request(plan("retrain")).model_copy(update={"executor": executor})
+    data = canonical_json({"exit_code": None, "closed_by": "cancelled", "message": "m"})
+    result = StageResult.parse(data, "result.json")
+    [end] = result_events(asked, StageState(plan("retrain"), "submitted", 1), result, "")
+    measured = end.model_copy(update={"log_digest": DIGEST, "seconds": e.StageSeconds(running=7.5)})
+
+    def said(fact: e.EventData, kept_log: str | None) -> str | None:
+        state = journal(asked).run(RUN)
+        return result_problem(state, "retrain", 1, [fact], data, kept_log)
+
+    assert said(measured, DIGEST) is None
+    assert said(end, DIGEST) is None  # it was recorded before there was a log
+    assert said(end, None) is None
+    assert said(measured, None) is not None
+    assert said(measured, "sha256:" + "1" * 64) is not None
+
+
 def test_all_else_must_be_the_same_on_a_cluster_too() -> None:
     other = "sha256:" + "1" * 64
     assert problem("kubernetes", 0, {**_ACCOUNT, "log_digest": other}) is not None
