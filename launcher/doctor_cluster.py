@@ -255,11 +255,10 @@ def place(stage: str, spec: Mapping[str, Any], found: Fit, nodes: int) -> Findin
     asked = listed({name: number for name, number in pod_amounts(spec).items() if number})
     asked = f"asks for {asked}" if asked else "asks for nothing"
     if found.miss is not None:
-        what = f"{stage}{' ' if found.miss.startswith('asks') else ': '}{found.miss}"
         if found.scaled:
-            return warning(stage, what, "unless a node that is made for it is another one")
+            return warning(stage, found.miss, "unless a node that is made for it is another one")
         do = "change the stage in the profile: no node of the cluster can ever take it"
-        return failed(stage, what, do, UsageError)
+        return failed(stage, found.miss, do, UsageError)
     if not found.nodes:
         name, why = found.away[0]
         return warning(

@@ -172,8 +172,8 @@ _WRONG = (
     ("queue", "the cluster has no Kueue: a Job of the queue gpus stays suspended for ever"),
     ("limits", "llm_on, relabel, retrain, llm_off: its container command asks for 8Gi memory, and"),
     ("quota", "retrain asks for 4 requests.nvidia.com/gpu, and the quota team allows 2"),
-    ("retrain", "retrain asks for 4 nvidia.com/gpu; the largest node has 1"),
-    ("llm_off", "llm_off: no node takes it; the nearest, "),
+    ("retrain", "asks for 4 nvidia.com/gpu; the largest node has 1"),
+    ("llm_off", "no node takes it; the nearest, "),
     ("namespace", " has pod security restricted, and the profile mounts a folder of the node"),
 )  # fmt: skip
 

@@ -98,8 +98,8 @@ PLACES: list[tuple[Fit, int, str]] = [
     (Fit(("a",)), 1, "ok: asks for 2 cpu and 1Gi memory; the one node, a, could take it"),
     (Fit(("a", "b")), 3, "ok: asks for 2 cpu and 1Gi memory; 2 of 3 nodes could take it"),
     (Fit(away=(("a", "is cordoned"),)), 2, _CORDONED),
-    (Fit(miss="asks for 4 x; the largest node has 2"), 2, "failed: retrain asks for 4 x; the largest node has 2"),
-    (Fit(miss="there are no nodes", scaled=True), 2, "warning: retrain: there are no nodes"),
+    (Fit(miss="asks for 4 x; the largest node has 2"), 2, "failed: asks for 4 x; the largest node has 2"),
+    (Fit(miss="there are no nodes", scaled=True), 2, "warning: there are no nodes"),
 ]  # fmt: skip
 
 
