@@ -37,6 +37,8 @@ _FOLDERS = ("ledger", "k8s", "launcher")
 _SECONDS = 900
 #: Images of checkouts that are no more would fill the disk; each is a few megabytes.
 _KEPT = 16
+#: So many of buildah's own, of some 40 MB beside what they share, are begun anew.
+_MANY = 64
 
 
 def agent_image() -> tuple[str, Callable[[], Path]]:
@@ -76,12 +78,10 @@ def built(name: str, target: Path, *options: str, kept: int = _KEPT) -> None:
             ]
         )
         _keep([*buildah, "push", "--quiet", name, "docker-archive:/dev/stdout"], target)
-        repository = name.partition(":")[0]
-        gone = layers.forget(target.parent, f"{Path(repository).name}-*.image", kept)
-        names = [f"{repository}:{one.stem.rpartition('-')[2]}" for one in gone]
-        if there := [one for one in names if _images(buildah, one)]:
-            _run([*buildah, "rmi", *there])
-            _run([*buildah, "rmi", "--prune"])
+        layers.forget(target.parent, f"{Path(name.partition(':')[0]).name}-*.image", kept)
+        # Taken away one by one, images take the layers with them that the next build stands on.
+        if len(_images(buildah, name.partition(":")[0]).split()) > _MANY:
+            _run([*buildah, "rmi", "--all", "--force"])
 
 
 @contextmanager
