@@ -81,7 +81,9 @@ def built(name: str, target: Path, *options: str, kept: int = _KEPT) -> None:
         layers.forget(target.parent, f"{Path(name.partition(':')[0]).name}-*.image", kept)
         # Taken away one by one, images take the layers with them that the next build stands on.
         if len(_images(buildah, name.partition(":")[0]).split()) > _MANY:
-            _run([*buildah, "rmi", "--all", "--force"])
+            for words in (["rm", "--all"], ["rmi", "--all", "--force"]):
+                # What cannot be removed now, as after a build that was killed, is no reason against the image.
+                subprocess.run([*buildah, *words], capture_output=True, check=False)
 
 
 @contextmanager
