@@ -59,9 +59,9 @@ listed = json.load(sys.stdin)
 print((listed["runs"] if isinstance(listed, dict) else listed)[0]["run_id"])'
 }
 success_rate() {
-  "$python" -c '
+  launcher status "$1" --json | "$python" -c '
 import json, sys
-print("{success_rate:.1%}".format(**json.load(open(sys.argv[1]))))' "$home/$1/metadata/metrics.json"
+print("{success_rate:.1%}".format(**json.load(sys.stdin)["metrics"]))'
 }
 
 # A server of our own, as long as this script runs: it says what leads to it, then lives until its input ends.
@@ -111,8 +111,18 @@ fi
 heading "A run: capture, relabel, retrain, evaluate, promote"
 loop
 good=$(newest_run)
+if [ "$executor" = kubernetes ]; then
+  heading "The same, as the cluster has it"
+  run kubectl -n "$DEMO_NAMESPACE" get jobs -l "distill-ledger/run=$good" -L distill-ledger/stage \
+    --sort-by .metadata.creationTimestamp
+  run launcher status "$good"
+fi
 heading "What the student learned (planner off, levels it never saw)"
 run launcher logs "$good" llm_off
+if [ "$executor" = kubernetes ]; then
+  # What pods leave is in the store; a run's folder here has it when it is asked for.
+  run launcher restore "$good"
+fi
 printf 'picture  %s\n' "$home/$good/artifacts/comparison.png"
 
 heading "A worse student: nine of ten of its lessons spoiled on purpose"
@@ -146,3 +156,9 @@ Close the loop, with the promoted student as the next teacher:
     --teacher-checkpoint pointer:$target
 Your own loop: cp configs/self_distill/template.env configs/self_distill/mine.env
 END
+if [ "$executor" = kubernetes ]; then
+  cat <<END
+On a cluster of your own: docs/guides/kubernetes.md. Or have this one for longer, and the demo on it from another terminal:
+  make cluster                      prints what to export, for kubectl -n $DEMO_NAMESPACE get jobs,pods
+END
+fi

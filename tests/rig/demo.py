@@ -50,8 +50,13 @@ def main(profile: str, folder: str, bucket: str) -> int:
             for name, value in said.items():
                 print(f"export {name}={value}")
             print(flush=True)
-            with suppress(KeyboardInterrupt):
-                sys.stdin.read()
+            try:
+                with suppress(KeyboardInterrupt):
+                    sys.stdin.read()
+            finally:
+                # A demo that was cut off: its pods would wait for the bucket, and hold the GPU.
+                left = ("jobs", "--field-selector=status.successful=0", "--wait=false")
+                cluster.tried("-n", _NAMESPACE, "delete", *left)
     except (pytest.skip.Exception, pytest.fail.Exception) as exc:
         print(f"no cluster: {exc}", file=sys.stderr)
         return 5
