@@ -63,6 +63,16 @@ class Followers:
             return None
         return TargetFile(self.root / name, self.pointers.store)
 
+    def make_room(self, name: str) -> None:
+        """Make the folder of the file that follows ``name``, if one does. Raises UnavailableError."""
+        file = self.file(name)
+        if file is None:
+            return
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise UnavailableError(f"cannot make {file.path.parent}: {exc.strerror}") from exc
+
     @contextmanager
     def ready(self, body: Generation) -> Iterator[Ready]:
         """Everything that costs time, done before ``body`` is created; what was not used is removed.

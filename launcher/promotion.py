@@ -182,12 +182,14 @@ class Promoter:
             return UsageError(f"{history.name} is at g{history.latest}, not g{expected}")
         return RaceLostError(history.name, winner)
 
-    def adopt(self, name: str) -> None:
-        """Have what is there before the first promotion be a generation, before somebody elsewhere promotes.
+    def make_ready(self, name: str) -> None:
+        """Make ready here for a promotion that is made elsewhere: what is there before the first one becomes a
+        generation, and the file that is to follow has its folder.
 
         Raises RaceLostError, IntegrityError, UnavailableError.
         """
         self._adopt(name, self.settling.settle(name))
+        self.followers.make_room(name)
 
     def _adopt(self, name: str, history: PointerHistory) -> PointerHistory:
         """A file that was there before the first promotion becomes a generation; returns the newest history."""

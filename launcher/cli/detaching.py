@@ -88,7 +88,7 @@ def try_driver(ws: Workspace, wanted: RunRequested, profile: str | None, *, dry_
         client, made = client_of(read), driver_manifest(driver, read)
         asked(lambda: client.try_job(made))
         if wanted.promotion is not None:
-            ws.promoter.adopt(wanted.promotion.target)
+            ws.promoter.make_ready(wanted.promotion.target)
 
 
 def start_driver(ws: Workspace, wanted: RunRequested) -> int:

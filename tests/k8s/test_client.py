@@ -86,6 +86,32 @@ def test_only_the_very_job_is_deleted(cluster: Cluster, client: Client) -> None:
     client.delete_job(name, job["metadata"]["uid"])
 
 
+def test_a_job_gets_its_time_to_live_once_it_is_known_by_its_uid(
+    cluster: Cluster, client: Client
+) -> None:
+    job = client.create_or_adopt_job(made(cluster), _ATTEMPT)
+    name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+    client.expire_job(name, "00000000-0000-0000-0000-000000000000", 60)
+    assert "ttlSecondsAfterFinished" not in (client.job(name) or {})["spec"]
+    client.expire_job(name, uid, 60)
+    client.expire_job(name, uid, 60)
+    assert (client.job(name) or {})["spec"]["ttlSecondsAfterFinished"] == 60
+    client.delete_job(name, uid)
+    until(lambda: client.job(name) is None)
+    client.expire_job(name, uid, 60)
+
+
+def test_a_job_that_is_only_tried_is_judged_and_not_made(cluster: Cluster, client: Client) -> None:
+    client.try_job(made(cluster))
+    assert client.listed("jobs").items == []
+    wrong = copy.deepcopy(made(cluster))
+    wrong["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+    with pytest.raises(ClusterRefusedError, match="restartPolicy"):
+        client.try_job(wrong)
+    client.create_or_adopt_job(made(cluster), _ATTEMPT)
+    client.try_job(made(cluster))
+
+
 def test_what_the_server_refuses_is_said_in_its_words(cluster: Cluster, client: Client) -> None:
     wrong = copy.deepcopy(made(cluster))
     wrong["spec"]["template"]["spec"]["restartPolicy"] = "Always"
