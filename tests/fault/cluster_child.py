@@ -1,7 +1,8 @@
 """Launchers that are killed at a call of the API server. ``python tests/fault/cluster_child.py`` in a project's root.
 
-On stdin a list of launches (``tests/fault/cluster_runs.py``), all at once: each is a fork of this process, which has
-loaded what a launcher takes seconds to load. On stdout, by name: how it ended, and the calls it made.
+On stdin a list of launches (``tests/fault/cluster_runs.py``), all at once, or when the one ended that they come
+after: each is a fork of this process, which has loaded what a launcher takes seconds to load. On stdout how each
+ended, by where it said what it said.
 
 A launch's ``death`` is (call, how many of the same before it, ``before`` or ``after``): it dies before that call is
 sent, or when the server has answered and nobody has looked at the answer. With ``sleeps`` it stops before the call
@@ -74,7 +75,7 @@ def launch(one: dict[str, Any]) -> None:
     said = os.open(f"{one['out']}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    os.environ["LAUNCHER_HOME"] = one["home"]
+    os.environ |= {"LAUNCHER_HOME": one["home"], "LAUNCHER_STORE": one["store"]}
     # The package read the variable when it was imported.
     kube_config.KUBE_CONFIG_DEFAULT_LOCATION = one["kubeconfig"]
     watched(one["death"], Path(f"{one['out']}.calls"))
@@ -94,16 +95,24 @@ def launch(one: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    pids = {}
-    for one in json.load(sys.stdin):
-        pid = os.fork()
-        if pid == 0:
-            launch(one)
-        pids[pid] = one
-    codes = {}
+    given = json.load(sys.stdin)
+    pids: dict[int, str] = {}
+    codes: dict[str, int] = {}
+
+    def begin(after: str) -> None:
+        for one in given:
+            if one["after"] == after:
+                pid = os.fork()
+                if pid == 0:
+                    launch(one)
+                pids[pid] = one["out"]
+
+    begin("")
     while pids:
         pid, status = os.wait()
-        codes[pids.pop(pid)["out"]] = os.waitstatus_to_exitcode(status)
+        out = pids.pop(pid)
+        codes[out] = os.waitstatus_to_exitcode(status)
+        begin(out)
     print(json.dumps(codes))
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,8 +20,11 @@ from tests.rig.k8s import Cluster
 
 __all__ = ["ClusterRuns", "Ended", "Launch", "cluster_runs"]
 
+T = TypeVar("T")
+
 _CHILD = Path(__file__).with_name("cluster_child.py")
-_SECONDS = 400
+_SECONDS = 600
+_WAIT_SECONDS = 240
 _PROFILE = """
 namespace: {namespace}
 agent:
@@ -41,16 +45,18 @@ defaults:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launcher: its command line, and where it dies (``tests/fault/cluster_child.py``).
+    """One launcher: its command line, the run it is about, and where it dies (``tests/fault/cluster_child.py``).
 
-    ``machine`` names the home it has, an empty one where nobody had it before; ``awaits`` a run that is to be on
-    record before it begins.
+    ``machine`` names the home it has, an empty one where nobody had it before (default: one of the run's own);
+    ``awaits``: it begins when the run is on record; ``after``: when the launch of this name has ended.
     """
 
+    run: str
     arguments: Sequence[str]
-    machine: str
+    machine: str = ""
     death: tuple[str, int, str] | None = None
-    awaits: str = ""
+    awaits: bool = False
+    after: str = ""
     kubeconfig: Path | None = None
 
 
@@ -65,7 +71,8 @@ class Ended:
 
 @dataclass
 class ClusterRuns:
-    """A project with its ledger and store in a bucket, and a namespace for its Jobs."""
+    """A project, and a namespace for the Jobs of its runs. Each run has a ledger and a store of its own, below one
+    bucket: many at once do not wait for each other."""
 
     cluster: Cluster
     root: Path
@@ -95,26 +102,32 @@ class ClusterRuns:
         given = [
             {
                 "arguments": list(one.arguments),
-                "home": f"runs/{one.machine}",
+                "home": f"runs/{one.machine or one.run}",
+                "store": f"{self.environment['LAUNCHER_STORE']}/{one.run}",
                 "death": one.death,
-                "awaits": one.awaits,
+                "awaits": f'"run/{one.run}"' if one.awaits else "",
                 "kubeconfig": str(one.kubeconfig or self.cluster.kubeconfig),
-                "log": str(self.objects / "ledger" / "log"),
+                "log": str(self.objects(one.run) / "ledger" / "log"),
+                "after": outs[one.after] if one.after else "",
                 "out": outs[name],
             }
             for name, one in launches.items()
         ]
-        done = subprocess.run(
+        child = subprocess.Popen(
             [sys.executable, str(_CHILD)],
-            input=json.dumps(given),
             cwd=self.root,
             env=self.environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
-            timeout=_SECONDS,
+            start_new_session=True,
         )
-        codes = json.loads(done.stdout)
+        try:
+            codes = json.loads(child.communicate(json.dumps(given), timeout=_SECONDS)[0])
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
         return {name: self._ended(out, codes[out]) for name, out in outs.items()}
 
     def forked_said(self, name: str) -> str:
@@ -122,11 +135,15 @@ class ClusterRuns:
         said = Path(f"{self.root}/runs/said/{self._number}-{name}.out")
         return said.read_text() if said.exists() else ""
 
+    def begun(self, name: str) -> bool:
+        """Whether a launcher, in whichever round, has begun."""
+        return any(Path(self.root, "runs", "said").glob(f"*-{name}.out"))
+
     def asleep(self, name: str) -> int:
         """The process of a launcher that stopped itself, in whichever round."""
         place = f"*-{name}.asleep"
-        [found] = self.cluster.until(lambda: list(Path(self.root, "runs", "said").glob(place)))
-        return int(self.cluster.until(found.read_text))
+        [found] = self.until(lambda: list(Path(self.root, "runs", "said").glob(place)))
+        return int(self.until(found.read_text))
 
     def _ended(self, out: str, code: int) -> Ended:
         calls = Path(f"{out}.calls")
@@ -135,25 +152,31 @@ class ClusterRuns:
 
     # --- what is there ---
 
-    @property
-    def objects(self) -> Path:
-        """The bucket's folder on the server."""
+    def objects(self, run: str) -> Path:
+        """The folder of the run's store on the server."""
         assert self.cluster.s3
-        return self.cluster.s3.root / self.environment["LAUNCHER_STORE"].removeprefix("s3://")
+        bucket = self.environment["LAUNCHER_STORE"].removeprefix("s3://")
+        return self.cluster.s3.root / bucket / run
 
-    def recorded(self, stream: str) -> list[dict[str, Any]]:
-        """A stream's events, in order, from the bucket itself."""
-        log = self.objects / "ledger" / "log"
-        lines = [line for one in sorted(log.iterdir()) for line in one.read_text().splitlines()]
-        return [one for one in map(json.loads, lines) if one.get("stream") == stream]
+    def recorded(self, run: str, stream: str = "") -> list[dict[str, Any]]:
+        """The events of a run, or of another stream of its ledger, in order, from the bucket itself."""
+        log = self.objects(run) / "ledger" / "log"
+        found = sorted(log.iterdir()) if log.exists() else []
+        lines = [line for one in found for line in one.read_text().splitlines()]
+        wanted = stream or f"run/{run}"
+        return [one for one in map(json.loads, lines) if one.get("stream") == wanted]
 
     def types(self, run: str) -> list[tuple[str, str]]:
         """(type, stage) of each event of the run; of a pod's start, too."""
-        events = self.recorded(f"run/{run}")
+        events = self.recorded(run)
         return [(one["type"], one["data"].get("stage") or "") for one in events]
 
     def until_recorded(self, run: str, kind: str, stage: str, times: int = 1) -> None:
-        self.cluster.until(lambda: self.types(run).count((kind, stage)) >= times)
+        self.until(lambda: self.types(run).count((kind, stage)) >= times)
+
+    def until(self, asked: Callable[[], T]) -> T:
+        """The first answer that is true; many runs at once take their time."""
+        return self.cluster.until(asked, _WAIT_SECONDS)
 
     def jobs(self, run: str) -> list[dict[str, Any]]:
         return self._of("jobs", run)
@@ -165,18 +188,18 @@ class ClusterRuns:
         selector = f"distill-ledger/run={run}"
         return list(self.cluster.get(self.namespace, kind, "-l", selector)["items"])
 
-    def blob(self, digest: str) -> str:
+    def blob(self, run: str, digest: str) -> str:
         name = digest.removeprefix("sha256:")
-        return (self.objects / "blobs" / "sha256" / name[:2] / name).read_text()
+        return (self.objects(run) / "blobs" / "sha256" / name[:2] / name).read_text()
 
     def log(self, run: str, stage: str) -> str:
         """The log that the ledger names for the stage that succeeded."""
         [end] = [
             one["data"]
-            for one in self.recorded(f"run/{run}")
+            for one in self.recorded(run)
             if (one["type"], one["data"].get("stage")) == ("StageSucceeded", stage)
         ]
-        return self.blob(end["log_digest"])
+        return self.blob(run, end["log_digest"])
 
     # --- what must be true ---
 
@@ -191,22 +214,18 @@ class ClusterRuns:
         assert told["RunSucceeded", ""] == 1, told
         assert not any(kind in ("StageFailed", "RunFailed", "RunCancelled") for kind, _ in told)
         names = [
-            one["data"]["job_name"]
-            for one in self.recorded(f"run/{run}")
-            if one["type"] == "StageIntended"
+            one["data"]["job_name"] for one in self.recorded(run) if one["type"] == "StageIntended"
         ]
         assert sorted(one["metadata"]["name"] for one in self.jobs(run)) == sorted(names)
         assert self.made(run) == dict.fromkeys(names, 1)
         started = [
-            one["data"]["pod_uid"]
-            for one in self.recorded(f"run/{run}")
-            if one["type"] == "StageStarted"
+            one["data"]["pod_uid"] for one in self.recorded(run) if one["type"] == "StageStarted"
         ]
         assert len(set(started)) == len(started)
         assert {one["metadata"]["uid"] for one in self.pods(run)} <= set(started)
 
     def made(self, run: str) -> dict[str, int]:
-        """How often the API server made each Job of the run, by its audit log."""
+        """How often the API server made each Job of the run (an id without "_"), by its audit log."""
         return dict(
             Counter(
                 one["objectRef"]["name"]

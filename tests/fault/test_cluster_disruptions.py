@@ -59,8 +59,8 @@ class Taken:
         self._trains(run)
         [job] = self.runs.jobs(run)
         self._kubectl("patch", "job", job["metadata"]["name"], "-p", '{"spec": {"suspend": true}}')
-        self.runs.cluster.until(lambda: not self.runs.pods(run))
-        self.runs.cluster.until(lambda: "it was suspended" in self.runs.forked_said(run))
+        self.runs.until(lambda: not self.runs.pods(run))
+        self.runs.until(lambda: "it was suspended" in self.runs.forked_said(run))
         self._kubectl("patch", "job", job["metadata"]["name"], "-p", '{"spec": {"suspend": false}}')
 
     def preempt(self, run: str) -> None:
@@ -90,8 +90,8 @@ class Taken:
     def _trains(self, run: str) -> str:
         """The pod, once it has saved."""
         self.doors.here(f"{run} {_STAGE}")
-        progress = self.runs.objects / "runs" / run / _STAGE / "1" / "progress"
-        self.runs.cluster.until(lambda: progress.exists() and any(progress.glob("*/*.json")))
+        progress = self.runs.objects(run) / "runs" / run / _STAGE / "1" / "progress"
+        self.runs.until(lambda: progress.exists() and any(progress.glob("*/*.json")))
         [pod] = self.runs.pods(run)
         return str(pod["metadata"]["name"])
 
@@ -132,7 +132,7 @@ def ended(
             profile = "resources: {gpus: 1}" if run == "preempted" else ""
             wanted = ("--promotion-target", f"of-{run}")
             typed = runs.submit(run, *wanted, profile=profile, retrain=command)
-            launches[run] = Launch(typed, run)
+            launches[run] = Launch(run, typed)
         driven = pool.submit(runs.forked, launches)
         taken = Taken(runs, doors, priority)
         for one in [pool.submit(how, taken, run) for run, (how, _, _) in CASES.items()]:
@@ -150,13 +150,13 @@ def test_the_attempt_goes_on_in_another_pod_from_what_was_saved(
     runs.check(run, _STAGE, pods=2)
     assert runs.log(run, _STAGE) == f"trained\ngoes on from weights {saved}\n"
     assert doors.came.count(f"{run} {_STAGE}") == 2
-    intents = [one for one in runs.recorded(f"run/{run}") if one["type"] == "StageIntended"]
+    intents = [one for one in runs.recorded(run) if one["type"] == "StageIntended"]
     assert [one["data"]["attempt"] for one in intents] == [1]
     kept = {one["path"].rsplit("/", 1)[-1]: one for one in _checkpoints(runs, run)}
-    assert runs.blob(kept["student.pt"]["digest"]) == "weights student\n"
+    assert runs.blob(run, kept["student.pt"]["digest"]) == "weights student\n"
     assert kept["student.pt"]["student"]
 
 
 def _checkpoints(runs: ClusterRuns, run: str) -> list[dict[str, Any]]:
-    events = runs.recorded(f"run/{run}")
+    events = runs.recorded(run)
     return [one["data"] for one in events if one["type"] == "CheckpointRecorded"]

@@ -15,7 +15,7 @@ from tests.rig.k8s import OUTSIDE
 
 __all__ = ["Gate", "gate"]
 
-_SECONDS = 120
+_SECONDS = 240
 
 
 class Gate:
