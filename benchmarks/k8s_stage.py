@@ -163,7 +163,8 @@ def measure(bench: Bench, lengths: list[float], rounds: int) -> Found:
 
 def memory_mib(bench: Bench, mib: int) -> int:
     """The most that our processes in pods held: the sidecar of a stage that leaves ``mib``, the next one's fetch."""
-    pieces = f"for i in 1 2 3 4; do head -c {mib // 4}M /dev/urandom > $ARTIFACT_DIR/$i; done"
+    size = mib * 1024 * 1024 // 4
+    pieces = f"for i in 1 2 3 4; do head -c {size} /dev/urandom > $ARTIFACT_DIR/$i; done"
     seen = [0]
     with subprocess.Popen(
         [
