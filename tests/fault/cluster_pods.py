@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,8 +19,10 @@ from tests.rig.k8s import Cluster
 
 __all__ = ["Ended", "PodRuns", "pod_runs", "processes_of"]
 
+T = TypeVar("T")
+
 _LAUNCHER = Path(sys.executable).with_name("launcher")
-_SECONDS = 240
+_SECONDS = 400
 _PROFILE = """
 namespace: {namespace}
 agent:
@@ -95,6 +97,16 @@ class PodRuns:
         )
         return self._begun[run]
 
+    def until(self, asked: Callable[[], T]) -> T:
+        """The first answer that is true; it may take long where much else runs."""
+        return self.cluster.until(asked, _SECONDS)
+
+    def begun(self, run: str) -> subprocess.Popen[str]:
+        """Its ``submit``, which is at work."""
+        process = self._begun[run]
+        assert process.poll() is None, process.communicate()
+        return process
+
     def ended(self, run: str) -> Ended:
         """How the run's ``submit`` ended."""
         process = self._begun[run]
@@ -120,7 +132,7 @@ class PodRuns:
     def end(self) -> None:
         for process in self._begun.values():
             if process.poll() is None:
-                process.kill()
+                process.kill()  # one that sleeps, too
             process.communicate()
 
     # --- what is there ---
@@ -139,7 +151,8 @@ class PodRuns:
     def events(self, run: str, kind: str = "") -> list[dict[str, Any]]:
         """The data of the run's events of this type, or of all of them, from the bucket itself."""
         log = self.objects / "ledger" / "log"
-        lines = [line for one in sorted(log.iterdir()) for line in one.read_text().splitlines()]
+        segments = sorted(log.iterdir()) if log.exists() else []
+        lines = [line for one in segments for line in one.read_text().splitlines()]
         found = [one for one in map(json.loads, lines) if one.get("stream") == f"run/{run}"]
         return [{"type": one["type"], **one["data"]} for one in found if kind in ("", one["type"])]
 
@@ -164,7 +177,7 @@ class PodRuns:
             }
             return [one for one in self.pods(run) if one["metadata"]["uid"] in uids]
 
-        return self.cluster.until(found, 120)[-1]
+        return self.until(found)[-1]
 
     def blob(self, digest: str) -> bytes:
         name = digest.removeprefix("sha256:")
@@ -174,7 +187,7 @@ class PodRuns:
         """What the manifest of the stage that succeeded lists, by path."""
         [end] = self.events(run, "StageSucceeded")
         listed = json.loads(self.blob(end["manifest_digest"]))
-        return {one["path"]: self.blob(one["digest"]) for one in listed["entries"]}
+        return {one["path"]: self.blob(one["digest"]) for one in listed["files"]}
 
     # --- what is done to it ---
 

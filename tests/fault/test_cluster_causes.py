@@ -118,7 +118,7 @@ def test_what_ignores_term_is_gone_when_it_is_cancelled_and_what_it_saved_is_kep
     runs: PodRuns,
 ) -> None:
     runs.started("unwanted")
-    runs.cluster.until(lambda: processes_of("stubborn-unwanted"))
+    runs.until(lambda: processes_of("stubborn-unwanted"))
     asked = time.monotonic()
     said = runs.launcher("cancel", "unwanted")
     assert (said.code, said.last) == (0, "unwanted  cancelled"), said

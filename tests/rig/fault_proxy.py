@@ -311,10 +311,10 @@ def _flipped(data: bytes) -> bytes:
 
 
 def held(event: threading.Event) -> Act:
-    """It is passed on when ``event`` comes, or a minute later."""
+    """It is passed on when ``event`` comes, or ten minutes later."""
 
     def act(handler: Handler, request: Request) -> None:
-        event.wait(60)
+        event.wait(600)
         _pass(handler, request)
 
     return act
