@@ -155,8 +155,9 @@ class Client:
         """Have this very Job deleted so long after its end, by the cluster itself. One that is gone is no error."""
         body = {"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}}
         status, said = self._ask("PATCH", self._path("jobs", name), body=body)
-        # 409: another Job has the name by now.
-        if status not in (404, 409):
+        # Another Job that has the name by now refuses to become this one.
+        another = status == 409 or (status == 422 and "metadata.uid" in str(said.get("message")))
+        if status != 404 and not another:
             _answered(f"Job {name} cannot be given a time to live", status, said)
 
     def delete_pod(self, name: str, uid: str, *, at_once: bool = False) -> None:
