@@ -156,6 +156,8 @@ class Runner:
         self.force = False
         self._look_seconds = look_seconds(ws.store.where, 0.0)
         self._interrupts = Interrupts()
+        #: What does not answer, and was said not to.
+        self._away: dict[type, str] = {}
 
     def run(self, run_id: str) -> RunOutcome:
         """Drive an open run to its end, then finish its promotion. Safe to call again and from anywhere.
@@ -224,19 +226,16 @@ class Runner:
 
     def _outlast(self, step: Callable[[], T]) -> T:
         """Do what is safe to do again until store and cluster answer; a stage that runs meanwhile goes on by itself."""
-        away, said = "", set[type]()
         patience = self.ws.settings.patience_seconds
 
         def tell(error: BaseException) -> None:
-            nonlocal away
             if self._interrupts.asked:
                 raise KeyboardInterrupt
             cluster = isinstance(error, AwayError)
             kind = type(error) if cluster else UnavailableError
-            if kind not in said:
+            if kind not in self._away:
                 self.progress.note(f"{error}; trying again for up to {patience:g} s")
-            said.add(kind)
-            away = "cluster" if cluster else "store"
+            self._away[kind] = "cluster" if cluster else "store"
 
         def attempt() -> T:
             with translated():
@@ -250,8 +249,10 @@ class Runner:
             sleep=lambda seconds: self._interrupts.wait(lambda: clock.sleep(seconds)),
             longest_seconds=_AGAIN_SECONDS,
         )
-        if away:
-            self.progress.note(f"the {away} answers again")
+        # A step may do without the cluster, as when the store has a stage's result already.
+        if self._away and self.executor.answers():
+            self.progress.note(f"the {[*self._away.values()][-1]} answers again")
+            self._away.clear()
         return done
 
     def _is_passing(self, error: BaseException) -> bool:

@@ -35,7 +35,7 @@ from k8s.errors import (
 from k8s.manifest import job_manifest
 from k8s.names import Attempt
 from k8s.outcome import Outcome, outcome, unreachable
-from k8s.pods import out_of_memory
+from k8s.pods import oldest_first, out_of_memory
 from k8s.pods import seen as seen_pod
 from k8s.profile_text import ReadProfile
 from k8s.watch import Mirror, Seen
@@ -151,6 +151,10 @@ class KubernetesExecutor:
     def prepare(self) -> None:
         """See the port."""
         self._cluster()
+
+    def answers(self) -> bool:
+        """See the port."""
+        return all(mirror.seen().error is None for mirror in self._mirrors.values())
 
     def close(self, wait_seconds: float = 0.0) -> None:
         """See the port."""
@@ -288,13 +292,12 @@ class KubernetesExecutor:
     def _observed(self, run_id: str, stage: str, attempt: int, seen: Seen) -> Observation:
         of = self._of(run_id, stage, attempt)
         result = of.result()
-        if seen.error is not None:
-            if result is not None and result.closed_by is None:
-                return self._ended(of, result, None, [])
-            raise _ours(seen.error)
         job, pods = self._parts(seen, run_id, stage, attempt)
         if result is not None and result.closed_by is None:
+            # Its pod's words may come later than its result, or never, where the cluster is away.
             return self._ended(of, result, job, pods)
+        if seen.error is not None:
+            raise _ours(seen.error)
         said = outcome(job, pods, seen.events)
         if said.gone:
             job, pods = self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
@@ -330,7 +333,7 @@ class KubernetesExecutor:
             full = replace(full, handle=self._handle(job))
         if result.closed_by is None and result.exit_code and result.oom_kills and pods:
             full = replace(full, message=out_of_memory(pods[-1]))
-        return Ended(full, _pods(pods))
+        return Ended(full, _pods(pods) or _ran(pods))
 
     def _given_up(self, said: Outcome, stage: str) -> tuple[Cause, str] | None:
         """(cause, message) where it is time to give it up."""
@@ -446,6 +449,12 @@ def _pods(pods: list[Object]) -> tuple[Pod, ...]:
     return tuple(
         Pod(one.uid, one.node or "unknown", one.image_id, one.bound_at) for _, _, one in started
     )
+
+
+def _ran(pods: list[Object]) -> tuple[Pod, ...]:
+    """The pod that must have run what has a result, where none was seen to: the newest that a node took."""
+    taken = [one for one in map(seen_pod, oldest_first(pods)) if one.node]
+    return tuple(Pod(one.uid, str(one.node), one.image_id, one.bound_at) for one in taken[-1:])
 
 
 def _stage(name: str) -> StageName:

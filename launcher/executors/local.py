@@ -74,6 +74,10 @@ class LocalExecutor:
         """See the port."""
         self._spawner.prepare()
 
+    def answers(self) -> bool:
+        """See the port. It is this machine."""
+        return True
+
     def close(self, wait_seconds: float = 0.0) -> None:
         """See the port."""
         self._spawner.close()

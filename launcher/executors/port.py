@@ -194,6 +194,10 @@ class Executor(Protocol):
         """Attempts will start soon: do what can be done ahead. It may be nothing."""
         ...
 
+    def answers(self) -> bool:
+        """Whether what it stands on answered when it was last asked. It asks nothing."""
+        ...
+
     def close(self, wait_seconds: float = 0.0) -> None:
         """Let go of what ``prepare`` made; attempts go on. It may wait so long for what was ``recorded`` to end."""
         ...
