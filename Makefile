@@ -52,8 +52,10 @@ cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say ho
 test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
 	$(BIN)/python -m pytest -n 0 -m cluster $(TESTS)
 
-test: $(READY) check rig ## Run every check and every test
-	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+test: $(READY) check rig ## Run every check and every test, but for a cluster's long ones (make test-cluster)
+	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) -m 'not cluster' $(TESTS)
+# The cluster's own, one after the other: there is one cluster. (5: none of them is in TESTS.)
+	@test '$(STORE)' != folder || $(BIN)/python -m pytest -n 0 -m 'cluster and not long' $(TESTS) || test $$? = 5
 
 check: lint types imports ## Run the static checks
 

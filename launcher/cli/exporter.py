@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 import click
@@ -32,21 +33,21 @@ def exporter_command(listen: str, home: str | None) -> int:
 
     ws = workspace(home, writing=False)
     server = serve(ws.ledger, host, port)
-    signal.signal(signal.SIGTERM, _interrupt)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        # Raised here, an exception could be lost wherever the server happens to be; and it waits for its own loop.
+        threading.Thread(target=server.shutdown).start()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     click.echo(
         f"serving {ws.ledger.where} at http://{listen.rpartition(':')[0]}:{server.server_port}/metrics"
     )
     try:
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass
     finally:
         server.server_close()
     return 0
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -141,7 +141,7 @@ def test_a_promotion_that_a_dead_launcher_left_is_shown_and_finished(tmp_path: P
     session = make_session(tmp_path / "project")
     kill = (
         "import os, signal\nfrom launcher.cli.main import main\nfrom launcher.runner import Runner\n"
-        "Runner._finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Runner.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"main({['submit', *SCORED, '--run-id', 'r', '--promotion-target', 'student']!r})\n"
     )
     done = subprocess.run(

@@ -19,7 +19,7 @@ from tests.rig.fault_proxy import FaultProxy, Request, held, proxied
 from tests.rig.k8s import OUTSIDE, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = on_cluster
+pytestmark = [*on_cluster, pytest.mark.long]
 
 _BIG = 300_000
 _LEAVES = (

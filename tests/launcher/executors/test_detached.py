@@ -16,7 +16,7 @@ from tests.rig.cluster_project import LAUNCHER, ClusterProject, cluster_project
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = on_cluster
+pytestmark = [*on_cluster, pytest.mark.long]
 
 _STUDENT = 'echo weights > "$CHECKPOINT_DIR/student.pt"'
 _DAY = 86400
