@@ -20,7 +20,7 @@ from tests.rig.gate import Gate, gate
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _TRAIN = 'echo "$STAGE ran" | tee "$CHECKPOINT_DIR/student.pt"; sleep 2'
 _FOREVER = "trap : TERM; sleep 600 & wait"

@@ -22,7 +22,7 @@ from tests.launcher.executors.test_kubernetes import project as project
 from tests.rig.k8s import GPU, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _WORDS = f"of 1 node, 1 has too little {GPU} free"
 _RESOURCES = """
