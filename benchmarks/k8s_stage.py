@@ -69,10 +69,7 @@ class Bench:
             "XDG_CACHE_HOME": str(root / "cache"),
         }
         self.store = cluster.s3.root / self.environment["LAUNCHER_STORE"].removeprefix("s3://")
-        words = {"id": access["AWS_ACCESS_KEY_ID"], "secret": access["AWS_SECRET_ACCESS_KEY"]}
-        about = {"name": "store"}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": words}
-        cluster.apply(own, secret)
+        cluster.store_secret(own)
         profile = _PROFILE.format(
             namespace=own,
             agent=cluster.agent_image,

@@ -14,9 +14,8 @@ import click
 from launcher import clock
 from launcher.cli.common import home_option, workspace
 from launcher.cli.driving import driving
-from launcher.cli.executing import on_pods, runner_for
-from launcher.cli.progress import Screen
-from launcher.cli.runs import config_of, drive, submit_command
+from launcher.cli.executing import on_pods
+from launcher.cli.runs import config_of, drive, end_run, submit_command
 from launcher.cli.terminal import one_line
 from launcher.cron.schedule import Schedule, parse_slot, slot_text
 from launcher.cron.steps import (
@@ -160,10 +159,7 @@ class _Comer:
 
     def _cancel(self, run_id: str, slot: str) -> None:
         state = self.ws.journal.run(run_id)
-        runner = runner_for(self.ws, config_of(self.ws, state, {}), state, Screen(self.ws))
-        while state.status == "open":
-            state = runner.cancel(run_id, f"replaced by the run of {slot}")
-        self.ws.documents.write(run_id)
+        state = end_run(self.ws, state, f"replaced by the run of {slot}")
         click.echo(f"{run_id} is {state.status}: {slot} replaces it")
 
     def _status(self, run_id: str) -> str:

@@ -27,7 +27,7 @@ from launcher.workspace import Workspace, translated
 from ledger.decider import RunState
 from ledger.events import RunRequested
 
-__all__ = ["cancel_command", "config_of", "drive", "resume_command", "submit_command"]
+__all__ = ["cancel_command", "config_of", "drive", "end_run", "resume_command", "submit_command"]
 
 
 def _pairs(values: tuple[str, ...], flag: str) -> dict[str, str]:
@@ -294,18 +294,24 @@ def cancel_command(run: str, reason: str, force: bool, home: str | None) -> int:
         state = ws.journal.run(run_id)
         if state.status != "open":
             raise ConflictError(f"run {run_id} ended already: {state.status}")
-        runner = runner_for(ws, config_of(ws, state, {}), state, Screen(ws))
-        runner.force = force
-        while state.status == "open":
-            state = runner.cancel(run_id, reason)
-        ws.documents.write(run_id)
-        runner.leave(state)
-        if noted_driver(ws.store, run_id):
-            from launcher.cli.detaching import end_driver
-
-            end_driver(ws, state)
+        state = end_run(ws, state, reason, force=force)
     click.echo(f"{short_id(run_id)}  {state.status}")
     return 0 if state.status == "cancelled" else 3
+
+
+def end_run(ws: Workspace, state: RunState, reason: str, *, force: bool = False) -> RunState:
+    """Cancel an open run and let go of it, its driver too; returns how it ended."""
+    runner, run_id = runner_for(ws, config_of(ws, state, {}), state, Screen(ws)), state.run_id
+    runner.force = force
+    while state.status == "open":
+        state = runner.cancel(run_id, reason)
+    ws.documents.write(run_id)
+    runner.leave(state)
+    if noted_driver(ws.store, run_id):
+        from launcher.cli.detaching import end_driver
+
+        end_driver(ws, state)
+    return state
 
 
 def config_of(ws: Workspace, state: RunState, environment: Mapping[str, str]) -> Config:

@@ -235,16 +235,7 @@ def pod_runs(cluster: Cluster, root: Path) -> Iterator[PodRuns]:
     (root / "score.json").write_text("{}")
     access = cluster.environment()
     with cluster.namespace() as namespace:
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "store"},
-            "stringData": {
-                "id": access["AWS_ACCESS_KEY_ID"],
-                "secret": access["AWS_SECRET_ACCESS_KEY"],
-            },
-        }
-        cluster.apply(namespace, secret)
+        cluster.store_secret(namespace)
         environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
         runs = PodRuns(cluster, root, namespace, environment)
         try:

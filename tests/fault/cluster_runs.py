@@ -250,16 +250,7 @@ def cluster_runs(cluster: Cluster, root: Path) -> Iterator[ClusterRuns]:
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     access = cluster.environment()
     with cluster.namespace() as namespace:
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "store"},
-            "stringData": {
-                "id": access["AWS_ACCESS_KEY_ID"],
-                "secret": access["AWS_SECRET_ACCESS_KEY"],
-            },
-        }
-        cluster.apply(namespace, secret)
+        cluster.store_secret(namespace)
         (root / "cluster.yaml").write_text(
             _PROFILE.format(
                 namespace=namespace,

@@ -97,6 +97,13 @@ class Cluster:
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("-n", namespace, "create", "-f", "-", given=json.dumps(listed))
 
+    def store_secret(self, namespace: str) -> None:
+        """Create the Secret ``store``, whose ``id`` and ``secret`` lead an agent to the S3 server."""
+        access = self.environment()
+        words = {"id": access["AWS_ACCESS_KEY_ID"], "secret": access["AWS_SECRET_ACCESS_KEY"]}
+        about = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "store"}}
+        self.apply(namespace, {**about, "stringData": words})
+
     def get(self, namespace: str, *what: str) -> Any:
         """An object, or a list of them, as the API server has it."""
         return json.loads(self.kubectl("-n", namespace, "get", *what, "-o", "json"))
