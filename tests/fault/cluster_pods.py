@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,32 +11,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 
+from tests.rig import job_project
 from tests.rig.cluster.daemons import SOCKET
+from tests.rig.job_project import LAUNCHER
 from tests.rig.k8s import Cluster
 
 __all__ = ["Ended", "PodRuns", "pod_runs", "processes_of"]
 
 T = TypeVar("T")
 
-_LAUNCHER = Path(sys.executable).with_name("launcher")
 _SECONDS = 400
-_PROFILE = """
-namespace: {namespace}
-agent:
-  image: "{agent}"
-  image_pull_policy: IfNotPresent
-  resources: {resources}
-  env: {{AWS_ENDPOINT_URL: "{endpoint}", AWS_REGION: us-east-1}}
-  secret_env:
-    AWS_ACCESS_KEY_ID: {{secret: store, key: id}}
-    AWS_SECRET_ACCESS_KEY: {{secret: store, key: secret}}
-defaults:
-  image: "{image}"
-  image_pull_policy: IfNotPresent
-  grace_seconds: 2
-  save_seconds: 10
-"""
 
 
 @dataclass(frozen=True)
@@ -72,29 +56,16 @@ class PodRuns:
         profile: str = "",
         config: str = "",
         endpoint: str = "",
-        resources: str = "{}",
     ) -> subprocess.Popen[str]:
         """Submit a run whose retrain is ``command``; ``profile``: lines of its defaults; it runs beside the test."""
         (self.root / f"{run}.env").write_text(f"RETRAIN_CMD='{command}'\n{config}\n")
-        assert self.cluster.s3
-        text = _PROFILE.format(
-            namespace=self.namespace,
-            agent=self.cluster.agent_image,
-            image=self.cluster.bash_image,
-            endpoint=endpoint or self.cluster.s3.endpoint,
-            resources=resources,
-        )
-        lines = [line for line in profile.splitlines() if line.strip()]
-        names = {line.split(":")[0].strip() for line in lines}
-        before, defaults = text.split("defaults:\n")
-        kept = [line for line in defaults.splitlines() if line.split(":")[0].strip() not in names]
-        ours = "\n".join([*kept, *(f"  {one}" for one in lines)])
-        (self.root / f"{run}.yaml").write_text(f"{before}defaults:\n{ours}\n")
-        self._begun[run] = self.launched(
-            *("submit", "--executor", "kubernetes", "--profile", f"{run}.yaml", "--run-id", run),
-            *("--config", f"{run}.env", "--code", "image"),
-            *("--teacher-checkpoint", "teacher.pt", "--teacher-scorecard", "score.json"),
-        )
+        lines = yaml.safe_load(profile) or {}
+        made = job_project.profile(self.cluster, self.namespace, **{"grace_seconds": 2, **lines})
+        if endpoint:
+            made["agent"]["env"]["AWS_ENDPOINT_URL"] = endpoint
+        (self.root / f"{run}.yaml").write_text(json.dumps(made))
+        typed = job_project.submit(run, "--code", "image", profile=f"{run}.yaml")
+        self._begun[run] = self.launched(*typed)
         return self._begun[run]
 
     def until(self, asked: Callable[[], T]) -> T:
@@ -115,7 +86,7 @@ class PodRuns:
 
     def launched(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [_LAUNCHER, *arguments],
+            [LAUNCHER, *arguments],
             cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -150,21 +121,15 @@ class PodRuns:
 
     def events(self, run: str, kind: str = "") -> list[dict[str, Any]]:
         """The data of the run's events of this type, or of all of them, from the bucket itself."""
-        log = self.objects / "ledger" / "log"
-        segments = sorted(log.iterdir()) if log.exists() else []
-        lines = [line for one in segments for line in one.read_text().splitlines()]
-        found = [one for one in map(json.loads, lines) if one.get("stream") == f"run/{run}"]
+        store = self.environment["LAUNCHER_STORE"]
+        found = job_project.events(self.cluster, store, f"run/{run}")
         return [{"type": one["type"], **one["data"]} for one in found if kind in ("", one["type"])]
 
     def jobs(self, run: str) -> list[dict[str, Any]]:
-        return self._of("jobs", run)
+        return job_project.objects(self.cluster, self.namespace, "jobs", run)
 
     def pods(self, run: str) -> list[dict[str, Any]]:
-        return self._of("pods", run)
-
-    def _of(self, kind: str, run: str) -> list[dict[str, Any]]:
-        selector = f"distill-ledger/run={run}"
-        return list(self.cluster.get(self.namespace, kind, "-l", selector)["items"])
+        return job_project.objects(self.cluster, self.namespace, "pods", run)
 
     def started(self, run: str, attempt: int = 1) -> dict[str, Any]:
         """The pod of an attempt that is on record as started."""
@@ -231,12 +196,10 @@ def pod_runs(cluster: Cluster, root: Path) -> Iterator[PodRuns]:
     """The project in ``root``; what it started is gone at the end."""
     if cluster.s3 is None or not cluster.own:
         pytest.skip("its bucket's files cannot be read here, nor its containers killed")
-    (root / "teacher.pt").write_text("a teacher\n")
-    (root / "score.json").write_text("{}")
-    access = cluster.environment()
+    job_project.make_folder(root, "*")
+    environment = job_project.environment(cluster, cluster.bucket())
     with cluster.namespace() as namespace:
         cluster.store_secret(namespace)
-        environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
         runs = PodRuns(cluster, root, namespace, environment)
         try:
             yield runs

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 
+from tests.rig import job_project
 from tests.rig.k8s import Cluster
 
 __all__ = ["ClusterRuns", "Ended", "Launch", "cluster_runs"]
@@ -25,22 +27,6 @@ T = TypeVar("T")
 _CHILD = Path(__file__).with_name("cluster_child.py")
 _SECONDS = 600
 _WAIT_SECONDS = 240
-_PROFILE = """
-namespace: {namespace}
-agent:
-  image: "{agent}"
-  image_pull_policy: IfNotPresent
-  resources: {{}}
-  env: {{AWS_ENDPOINT_URL: "{endpoint}", AWS_REGION: us-east-1}}
-  secret_env:
-    AWS_ACCESS_KEY_ID: {{secret: store, key: id}}
-    AWS_SECRET_ACCESS_KEY: {{secret: store, key: secret}}
-defaults:
-  image: "{image}"
-  image_pull_policy: IfNotPresent
-  grace_seconds: 3
-  save_seconds: 20
-"""
 
 
 @dataclass(frozen=True)
@@ -83,16 +69,15 @@ class ClusterRuns:
     # --- what is typed ---
 
     def submit(self, run: str, *more: str, profile: str = "", **stages: str) -> list[str]:
-        """The command line of a run of these stages; the profile's ``defaults`` get the lines of ``profile``."""
-        config, of = self.root / f"{run}.env", self.root / "cluster.yaml"
+        """The command line of a run of these stages; ``profile``: lines of its profile's ``defaults``."""
+        config = self.root / f"{run}.env"
         config.write_text("".join(f"{k.upper()}_CMD='{v}'\n" for k, v in stages.items()))
         given = self.root / f"{run}.yaml"
-        given.write_text(of.read_text() + "".join(f"  {line}\n" for line in profile.splitlines()))
-        return [
-            *("submit", "--executor", "kubernetes", "--profile", given.name, "--run-id", run),
-            *("--config", config.name, "--teacher-checkpoint", "teacher.pt"),
-            *("--teacher-scorecard", "score.json", *more),
-        ]
+        given.write_text(json.dumps(self._profile(**(yaml.safe_load(profile) or {}))))
+        return job_project.submit(run, *more, profile=given.name)
+
+    def _profile(self, **defaults: Any) -> dict[str, Any]:
+        return job_project.profile(self.cluster, self.namespace, **{"save_seconds": 20, **defaults})
 
     def forked(self, launches: Mapping[str, Launch]) -> dict[str, Ended]:
         """All at once, and how each ended."""
@@ -160,11 +145,8 @@ class ClusterRuns:
 
     def recorded(self, run: str, stream: str = "") -> list[dict[str, Any]]:
         """The events of a run, or of another stream of its ledger, in order, from the bucket itself."""
-        log = self.objects(run) / "ledger" / "log"
-        found = sorted(log.iterdir()) if log.exists() else []
-        lines = [line for one in found for line in one.read_text().splitlines()]
-        wanted = stream or f"run/{run}"
-        return [one for one in map(json.loads, lines) if one.get("stream") == wanted]
+        store = f"{self.environment['LAUNCHER_STORE']}/{run}"
+        return job_project.events(self.cluster, store, stream or f"run/{run}")
 
     def types(self, run: str) -> list[tuple[str, str]]:
         """(type, stage) of each event of the run; of a pod's start, too."""
@@ -179,14 +161,10 @@ class ClusterRuns:
         return self.cluster.until(asked, _WAIT_SECONDS)
 
     def jobs(self, run: str) -> list[dict[str, Any]]:
-        return self._of("jobs", run)
+        return job_project.objects(self.cluster, self.namespace, "jobs", run)
 
     def pods(self, run: str) -> list[dict[str, Any]]:
-        return self._of("pods", run)
-
-    def _of(self, kind: str, run: str) -> list[dict[str, Any]]:
-        selector = f"distill-ledger/run={run}"
-        return list(self.cluster.get(self.namespace, kind, "-l", selector)["items"])
+        return job_project.objects(self.cluster, self.namespace, "pods", run)
 
     def blob(self, run: str, digest: str) -> str:
         name = digest.removeprefix("sha256:")
@@ -244,20 +222,8 @@ def cluster_runs(cluster: Cluster, root: Path) -> Iterator[ClusterRuns]:
     """The project in ``root``; what it started in the cluster is gone at the end."""
     if cluster.s3 is None or not cluster.own:
         pytest.skip("the files of its bucket and the API server's log cannot be read here")
-    (root / "teacher.pt").write_text("a teacher\n")
-    (root / "score.json").write_text("{}")
-    (root / ".gitignore").write_text("*\n")
-    subprocess.run(["git", "init", "-q", str(root)], check=True)
-    access = cluster.environment()
+    job_project.make_folder(root, "*")
+    environment = job_project.environment(cluster, cluster.bucket())
     with cluster.namespace() as namespace:
         cluster.store_secret(namespace)
-        (root / "cluster.yaml").write_text(
-            _PROFILE.format(
-                namespace=namespace,
-                agent=cluster.agent_image,
-                image=cluster.bash_image,
-                endpoint=cluster.s3.endpoint,
-            )
-        )
-        environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
         yield ClusterRuns(cluster, root, namespace, environment)

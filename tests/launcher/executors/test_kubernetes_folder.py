@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.rig import job_project
+from tests.rig.cluster_project import ClusterProject
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
 pytestmark = on_cluster
 
-_LAUNCHER = Path(sys.executable).with_name("launcher")
-_PROFILE = """
-namespace: {namespace}
-agent: {{image: "{agent}", image_pull_policy: IfNotPresent, resources: {{}}}}
-store: {{claim: store}}
-defaults:
-  image: "{image}"
-  image_pull_policy: IfNotPresent
-  volumes: [{{claim: roms, mount_path: /workspace/roms, read_only: true}}]
-"""
 _CONFIG = """
 LLM_ON_CMD='cat code.txt roms/crystal.gbc > "$ARTIFACT_DIR/played.txt"'
 RETRAIN_CMD='cat "$ARTIFACT_DIR/played.txt" "$TEACHER_CHECKPOINT" > "$CHECKPOINT_DIR/student.pt"'
@@ -38,32 +27,8 @@ INPUTS_PRIVATE='roms/*.gbc'
 _GAME = "a game that nobody may copy\n"
 
 
-@dataclass(frozen=True)
-class Project:
-    cluster: Cluster
-    root: Path
-    store: Path
-    environment: dict[str, str]
-
-    def launcher(self, *arguments: str, code: int = 0) -> str:
-        """Modes are as asked for: pods are another user, which a launcher's own would not be."""
-        done = subprocess.run(
-            [_LAUNCHER, *arguments],
-            cwd=self.root,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            umask=0,
-        )
-        assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
-def project(cluster: Cluster) -> Iterator[Project]:
+def project(cluster: Cluster) -> Iterator[ClusterProject]:
     if not cluster.own:
         pytest.skip("its node has no folder that this machine has, too")
     with tempfile.TemporaryDirectory() as folder, cluster.namespace() as namespace:
@@ -71,27 +36,27 @@ def project(cluster: Cluster) -> Iterator[Project]:
         for place in (Path(folder), root, store, root / "roms"):
             place.mkdir(exist_ok=True)
             place.chmod(0o777)
+        job_project.make_folder(root, "runs/")  # the game is no secret to git
         (root / "code.txt").write_text("code\n")
         (root / "roms" / "crystal.gbc").write_text(_GAME)
-        (root / "teacher.pt").write_text("a teacher\n")
-        (root / "score.json").write_text("{}")
-        (root / ".gitignore").write_text("runs/\n")  # the game is no secret to git
-        subprocess.run(["git", "init", "-q", str(root)], check=True)
         names = []
         for claim, place in (("store", store), ("roms", root / "roms")):
             names.append(_volume(cluster, namespace, claim, place))
-        (root / "cluster.yaml").write_text(
-            _PROFILE.format(
-                namespace=namespace, agent=cluster.agent_image, image=cluster.bash_image
-            )
-        )
+        (root / "cluster.yaml").write_text(json.dumps(_profile(cluster, namespace)))
         (root / "mine.env").write_text(_CONFIG)
-        access = {"KUBECONFIG": str(cluster.kubeconfig), "LAUNCHER_STORE": str(store)}
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LAUNCHER_"))}
+        environment = job_project.environment(cluster, str(store))
+        plain = {k: v for k, v in environment.items() if not k.startswith("AWS_")}
         try:
-            yield Project(cluster, root, store, {**plain, **access})
+            yield ClusterProject(cluster, root, namespace, plain, umask=0)
         finally:
             cluster.tried("delete", "persistentvolume", *names, "--wait=false")
+
+
+def _profile(cluster: Cluster, namespace: str, **volume: str) -> dict[str, Any]:
+    roms = {"claim": "roms", "mount_path": "/workspace/roms", "read_only": True, **volume}
+    made = job_project.profile(cluster, namespace, volumes=[roms])
+    del made["agent"]["env"], made["agent"]["secret_env"]
+    return {**made, "store": {"claim": "store"}}
 
 
 def _volume(cluster: Cluster, namespace: str, claim: str, place: Path) -> str:
@@ -123,14 +88,10 @@ def _volume(cluster: Cluster, namespace: str, claim: str, place: Path) -> str:
 
 
 def test_a_run_ends_well_in_a_folder_and_what_is_private_is_nowhere_in_it(
-    project: Project,
+    project: ClusterProject,
 ) -> None:
-    submit = (
-        *("submit", "--executor", "kubernetes", "--profile", "cluster.yaml", "--run-id", "folder"),
-        *("--config", "mine.env", "--promotion-target", "student"),
-        *("--teacher-checkpoint", "teacher.pt", "--teacher-scorecard", "score.json"),
-    )
-    project.launcher(*submit)
+    typed = job_project.submit("folder", "--promotion-target", "student", config="mine.env")
+    project.launcher(*typed)
     state = json.loads(project.launcher("status", "folder", "--json"))
     assert state["status"] == "succeeded", state
     project.launcher("pull", "pointer:student", "pulled.pt")
@@ -139,7 +100,9 @@ def test_a_run_ends_well_in_a_folder_and_what_is_private_is_nowhere_in_it(
     project.launcher("replay", "--check")
     assert "nothing" in project.launcher("gc")
     digest = hashlib.sha256(_GAME.encode()).hexdigest()
-    stored = [one for one in project.store.rglob("*") if one.is_file()]
+    stored = [
+        one for one in Path(project.environment["LAUNCHER_STORE"]).rglob("*") if one.is_file()
+    ]
     assert digest not in [one.name for one in stored]
     # The stage's own outputs hold it, as it wrote them; the code that was brought does not.
     holding = [one for one in stored if _GAME.encode() in one.read_bytes()]
@@ -148,21 +111,16 @@ def test_a_run_ends_well_in_a_folder_and_what_is_private_is_nowhere_in_it(
     _refused_before_the_command(project)
 
 
-def _refused_before_the_command(project: Project) -> None:
+def _refused_before_the_command(project: ClusterProject) -> None:
     """The volume has another file by the time that the next run's pod looks at it."""
     (project.root / "mine.env").write_text(_CONFIG + "INFRASTRUCTURE_RETRIES=0\n")
     game = project.root / "roms" / "crystal.gbc"
-    other = project.root / "other.yaml"
-    text = (project.root / "cluster.yaml").read_text()
-    other.write_text(text.replace("claim: roms,", "claim: roms, sub_path: deeper,"))
+    profile = _profile(project.cluster, project.namespace, sub_path="deeper")
+    (project.root / "other.yaml").write_text(json.dumps(profile))
     (game.parent / "deeper").mkdir(mode=0o777)
     (game.parent / "deeper" / "crystal.gbc").write_text("another game\n")
-    said = project.launcher(
-        *("submit", "--executor", "kubernetes", "--profile", "other.yaml", "--run-id", "other"),
-        *("--config", "mine.env", "--code", "image"),
-        *("--teacher-checkpoint", "teacher.pt", "--teacher-scorecard", "score.json"),
-        code=70,
-    )
+    typed = job_project.submit("other", "--code", "image", profile="other.yaml", config="mine.env")
+    said = project.launcher(*typed, code=70)
     assert said.splitlines()[-1].endswith("stage=llm_on cause=storage exit_code=70")
     why = project.launcher("status", "other")
     assert "/workspace/roms/crystal.gbc (INPUTS_PRIVATE) is another file on its volume" in why

@@ -17,19 +17,16 @@ from typing import Any
 
 import pytest
 
-from tests.launcher.executors.test_kubernetes import _LAUNCHER, Project
-from tests.launcher.executors.test_kubernetes import project as project
+from tests.rig import job_project
+from tests.rig.cluster_project import LAUNCHER, ClusterProject
+from tests.rig.cluster_project import project as project
 from tests.rig.k8s import GPU, on_cluster
 from tests.rig.k8s import cluster as cluster
 
 pytestmark = on_cluster
 
 _WORDS = f"of 1 node, 1 has too little {GPU} free"
-_RESOURCES = """
-  resources: {cpu: 100m, memory: 64Mi, gpus: 1}
-stages:
-  retrain: {infrastructure_retries: 1}
-"""
+_RESOURCES = {"cpu": "100m", "memory": "64Mi", "gpus": 1}
 #: Longer than it takes to submit another, look and cancel; what it has by then is kept.
 _FIRST = 'echo half > "$CHECKPOINT_DIR/half.pt"; trap "exit 0" TERM; sleep 300 & wait'
 _SECOND = 'sleep 15; echo weights > "$CHECKPOINT_DIR/student.pt"'
@@ -39,7 +36,7 @@ _SECOND = 'sleep 15; echo weights > "$CHECKPOINT_DIR/student.pt"'
 class Story:
     """What was seen while the second run waited, and all that is on record of both."""
 
-    project: Project
+    project: ClusterProject
     waiting: dict[str, Any]
     listed: str
     overview: str
@@ -59,18 +56,16 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def has_started(project: Project, run: str) -> bool:
+def has_started(project: ClusterProject, run: str) -> bool:
     """Whether it is on record; where others use the cluster too, they may have the GPU first."""
     return any(event["type"] == "StageStarted" for event in project.recorded(run))
 
 
 @contextmanager
-def submitted(project: Project, run: str, command: str) -> Iterator[subprocess.Popen[bytes]]:
+def submitted(project: ClusterProject, run: str, command: str) -> Iterator[subprocess.Popen[bytes]]:
     """A launcher of a run of this one stage; what it says goes to a file."""
     (project.root / f"{run}.env").write_text(f"RETRAIN_CMD='{command}'\n")
-    given = ("--config", f"{run}.env", "--run-id", run, "--profile", "gpu.yaml")
-    teacher = ("--teacher-checkpoint", "teacher.pt", "--teacher-scorecard", "score.json")
-    words = [str(_LAUNCHER), "submit", "--executor", "kubernetes", *given, *teacher]
+    words = [str(LAUNCHER), *job_project.submit(run, profile="gpu.yaml")]
     with (
         (project.root / "runs" / f"{run}.said").open("wb") as said,
         subprocess.Popen(
@@ -84,12 +79,13 @@ def submitted(project: Project, run: str, command: str) -> Iterator[subprocess.P
 
 
 @pytest.fixture(scope="module")
-def story(project: Project) -> Story:
+def story(project: ClusterProject) -> Story:
     cluster = project.cluster
     if not cluster.own:
         pytest.skip("the given cluster may have more than one GPU, or none")
-    profile = (project.root / "cluster.yaml").read_text()
-    (project.root / "gpu.yaml").write_text(profile.rstrip() + _RESOURCES)
+    profile = job_project.profile(cluster, project.namespace, resources=_RESOURCES)
+    profile["stages"] = {"retrain": {"infrastructure_retries": 1}}
+    (project.root / "gpu.yaml").write_text(json.dumps(profile))
     (project.root / "runs").mkdir(exist_ok=True)
     elsewhere = {**project.environment, "LAUNCHER_HOME": "runs/elsewhere"}
     other = replace(project, environment=elsewhere)
@@ -103,7 +99,7 @@ def story(project: Project) -> Story:
         return Path(project.root, "runs", "second.said").read_text()
 
     with submitted(project, "first", _FIRST) as holder:
-        project.until_running("first", "retrain")
+        project.until("first", "StageStarted", "retrain")
         with submitted(project, "second", _SECOND) as launcher:
             waiting = cluster.until(waits)
             cluster.until(lambda: _WORDS in lines())
@@ -113,7 +109,7 @@ def story(project: Project) -> Story:
             cluster.until(lambda: has_started(project, "second"), seconds=240)
             launcher.kill()
             launcher.wait()
-    [pod] = cluster.get(project.namespace, "pods", "-l", "distill-ledger/run=second")["items"]
+    [pod] = project.of("pods", "second")
     name = pod["metadata"]["name"]
     about = {"name": name, "namespace": project.namespace}
     cluster.kubectl(
@@ -123,7 +119,7 @@ def story(project: Project) -> Story:
     )
 
     def others() -> list[dict[str, Any]]:
-        found = cluster.get(project.namespace, "pods", "-l", "distill-ledger/run=second")["items"]
+        found = project.of("pods", "second")
         return [one for one in found if one["metadata"]["uid"] != pod["metadata"]["uid"]]
 
     [_] = cluster.until(others)
