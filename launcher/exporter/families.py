@@ -57,6 +57,15 @@ def _stages(tally: Tally) -> Iterator[Metric]:
     yield _counter("stage_attempts", "Attempts that ended.", ("stage", "outcome"), tally.attempts)
     yield _histogram("stage_wait_seconds", "From the Job to its command.", tally.waited)
     yield _histogram("stage_run_seconds", "What the command took.", tally.ran)
+    of_stage = ("pipeline", "stage")
+    yield _counter(
+        "gpu_seconds", "GPUs that were held.", (*of_stage, "resource"), tally.gpu_seconds
+    )
+    yield _counter("cpu_seconds", "CPUs that were held.", of_stage, tally.cpu_seconds)
+    yield _counter(
+        "memory_byte_seconds", "Memory that was held.", of_stage, tally.memory_byte_seconds
+    )
+    yield _counter("checkpoint_bytes", "Checkpoints recorded.", of_stage, tally.checkpoint_bytes)
 
 
 def _pointers(tally: Tally) -> Iterator[Metric]:
@@ -75,7 +84,13 @@ def _pointers(tally: Tally) -> Iterator[Metric]:
         "pointer_held",
         "1 while a rollback holds automatic promotions.",
         labels,
-        {(name,): float(tally.held.get(name) is not None) for name in tally.generation},
+        {(name,): float(name in tally.held) for name in tally.generation},
+    )
+    yield _gauge(
+        "pointer_held_since_timestamp_seconds",
+        "Since when it is held; absent while it is not.",
+        labels,
+        {(name,): since for name, (_, since) in tally.held.items()},
     )
     yield _gauge(
         "pointer_live_timestamp_seconds",
@@ -109,10 +124,22 @@ def _pipelines(tally: Tally) -> Iterator[Metric]:
         {(name,): at for name, at in tally.newest_slot.items()},
     )
     yield _gauge(
+        "pipeline_newest_missed_timestamp_seconds",
+        "When a missed slot was last found.",
+        labels,
+        {(name,): at for name, at in tally.newest_missed.items()},
+    )
+    yield _gauge(
         "pipeline_newest_success_timestamp_seconds",
         "When a run last succeeded.",
         labels,
         {(name,): at for name, at in tally.newest_success.items()},
+    )
+    yield _gauge(
+        "pipeline_failures_in_a_row",
+        "Runs that failed since the last success.",
+        labels,
+        {(name,): number for name, number in tally.failed_in_a_row.items()},
     )
     yield _gauge(
         "pipeline_paused",

@@ -23,6 +23,7 @@ __all__ = ["BUCKETS", "Spread", "Tally", "unix_time"]
 #: Upper bounds in seconds: from a stage of the demo to one of days.
 BUCKETS: Final = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 172800)
 _ENDS: Final = {"RunSucceeded": "succeeded", "RunFailed": "failed", "RunCancelled": "cancelled"}
+_GIB: Final = 2**30
 
 Labels = tuple[str, ...]
 
@@ -74,18 +75,28 @@ class Tally:
     attempts: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     waited: dict[str, Spread] = field(default_factory=lambda: defaultdict(Spread))
     ran: dict[str, Spread] = field(default_factory=lambda: defaultdict(Spread))
+    #: (pipeline, stage, resource), of all attempts that ended
+    gpu_seconds: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    #: (pipeline, stage)
+    cpu_seconds: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    memory_byte_seconds: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
+    checkpoint_bytes: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     #: (pointer, kind)
     promotions: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     #: (pointer, cause)
     refusals: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     generation: dict[str, int] = field(default_factory=dict)
     live_since: dict[str, float] = field(default_factory=dict)
-    held: dict[str, int | None] = field(default_factory=dict)
+    #: pointer -> (generation, since when), while it is held
+    held: dict[str, tuple[int, float]] = field(default_factory=dict)
     stored: e.StorageMeasured | None = None
     #: (pipeline, outcome)
     slots: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     newest_slot: dict[str, float] = field(default_factory=dict)
+    newest_missed: dict[str, float] = field(default_factory=dict)
     newest_success: dict[str, float] = field(default_factory=dict)
+    #: pipeline -> runs that failed since the last success, or since a person let it go on
+    failed_in_a_row: dict[str, int] = field(default_factory=dict)
     paused: dict[str, bool] = field(default_factory=dict)
     _claims: dict[str, str] = field(default_factory=dict)
 
@@ -96,9 +107,9 @@ class Tally:
         if kind == "run":
             self._run(name, event.data, at)
         elif kind == "pointer":
-            self._pointer(name, event.data)
+            self._pointer(name, event.data, at)
         elif kind == "pipeline":
-            self._pipeline(name, event.data)
+            self._pipeline(name, event.data, at)
         elif isinstance(event.data, e.StorageMeasured):
             self.stored = event.data
         self.position, self.newest_event = event.position + 1, at
@@ -133,6 +144,9 @@ class Tally:
             self.runs[pipeline, _ENDS[data.type]] += 1
             if data.type == "RunSucceeded":
                 self.newest_success[pipeline] = at
+                self.failed_in_a_row[pipeline] = 0
+            elif data.type == "RunFailed":
+                self.failed_in_a_row[pipeline] = self.failed_in_a_row.get(pipeline, 0) + 1
             return
         run = self.open.get(run_id)
         if run is not None:
@@ -149,6 +163,17 @@ class Tally:
                 good = isinstance(data, e.StageSucceeded)
                 self.attempts[data.stage, "succeeded" if good else data.cause] += 1  # type: ignore[union-attr]
                 self._spent(data.stage, data.seconds)
+                self._held(run.pipeline, data.stage, data.held)
+            case e.CheckpointRecorded():
+                self.checkpoint_bytes[run.pipeline, data.stage] += data.size_bytes
+
+    def _held(self, pipeline: str, stage: str, held: e.ResourceSeconds | None) -> None:
+        if held is None:
+            return  # nobody counted, as on one's own machine
+        for resource, seconds in held.gpus.items():
+            self.gpu_seconds[pipeline, stage, resource] += seconds
+        self.cpu_seconds[pipeline, stage] += held.cpu
+        self.memory_byte_seconds[pipeline, stage] += held.memory * _GIB
 
     def _spent(self, stage: str, seconds: e.StageSeconds) -> None:
         before = [s for s in (seconds.queued, seconds.scheduled, seconds.pulling) if s is not None]
@@ -157,7 +182,7 @@ class Tally:
         if seconds.running is not None:
             self.ran[stage].add(seconds.running)
 
-    def _pointer(self, name: str, data: e.EventData) -> None:
+    def _pointer(self, name: str, data: e.EventData, at: float) -> None:
         match data:
             case e.PromotionConfirmed():
                 self._learn(name, data.generation)
@@ -167,10 +192,10 @@ class Tally:
                 self.refusals[name, "race"] += 1
                 self._learn(name, data.winner)
             case e.PointerHeld():
-                self.held[name] = data.generation
+                self.held[name] = (data.generation, at)
             case e.PointerReleased():
-                if self.held.get(name) == data.generation:
-                    self.held[name] = None
+                if self.held.get(name, (None,))[0] == data.generation:
+                    del self.held[name]
 
     def _learn(self, name: str, body: e.Generation) -> None:
         """A generation, once, whichever event tells of it."""
@@ -181,19 +206,23 @@ class Tally:
         if body.kind != "fence":
             self.live_since[name] = unix_time(body.time)
 
-    def _pipeline(self, name: str, data: e.EventData) -> None:
+    def _pipeline(self, name: str, data: e.EventData, at: float) -> None:
         match data:
             case e.SlotClaimed():
                 self._claims[data.run_id] = name
                 self._slot(name, data.slot, "claimed")
             case e.SlotMissed():
                 self._slot(name, data.slot, "missed")
+                self.newest_missed[name] = max(at, self.newest_missed.get(name, 0.0))
             case e.SlotPassedOver():
                 self._slot(name, data.slot, data.cause)
             case e.PipelinePaused() | e.PipelineUnpaused():
                 self.paused[name] = isinstance(data, e.PipelinePaused)
+                if not self.paused[name]:
+                    self.failed_in_a_row[name] = 0
 
     def _slot(self, name: str, slot: str, outcome: str) -> None:
         self.slots[name, outcome] += 1
         self.paused.setdefault(name, False)
+        self.failed_in_a_row.setdefault(name, 0)
         self.newest_slot[name] = max(unix_time(slot), self.newest_slot.get(name, 0.0))

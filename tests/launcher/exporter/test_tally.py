@@ -19,10 +19,15 @@ KEPT = Path(__file__).parents[2] / "golden" / "ledgers"
 NOW = "2026-02-01T02:00:00.000000Z"
 
 
-def told(name: str) -> Tally:
-    store, tally = MemoryEventStore(), Tally()
+def kept(name: str) -> MemoryEventStore:
+    store = MemoryEventStore()
     store.load_raw((KEPT / f"{name}.jsonl").read_bytes().splitlines())
-    for event in store.read_all():
+    return store
+
+
+def told(name: str) -> Tally:
+    tally = Tally()
+    for event in kept(name).read_all():
         tally.add(event)
     return tally
 
@@ -74,6 +79,8 @@ def test_a_nights_slots_are_counted_and_its_pause_is_seen() -> None:
     assert found["runs_open{pipeline=nightly}"] == 0
     newest = found["pipeline_newest_slot_timestamp_seconds{pipeline=nightly}"]
     assert newest == unix_time("2026-02-03T02:00:00Z")
+    missed = found["pipeline_newest_missed_timestamp_seconds{pipeline=nightly}"]
+    assert newest - 7 * 86400 < missed < newest + 7 * 86400
 
 
 def test_what_waits_and_what_runs_is_told_apart_with_the_oldest_wait() -> None:
@@ -99,6 +106,55 @@ def test_what_waits_and_what_runs_is_told_apart_with_the_oldest_wait() -> None:
     assert found["runs_open{pipeline=}"] == 1
 
 
+def test_what_stages_held_of_a_cluster_is_summed_failed_attempts_too() -> None:
+    found = samples(told("schema2_held"))
+    events = [r.data for r in kept("schema2_held").read_all()]
+    ended = [d for d in events if isinstance(d, e.StageSucceeded | e.StageFailed) and d.held]
+    assert any(isinstance(data, e.StageFailed) for data in ended)
+    for name, of in (
+        ("gpu_seconds_total", lambda held: sum(held.gpus.values())),
+        ("cpu_seconds_total", lambda held: held.cpu),
+        ("memory_byte_seconds_total", lambda held: held.memory * 2**30),
+    ):
+        said = sum(value for key, value in found.items() if key.startswith(f"{name}{{"))
+        assert said == pytest.approx(sum(of(data.held) for data in ended)), name
+        assert said > 0
+    resources = {name for data in ended if data.held for name in data.held.gpus}
+    assert {k.partition("resource=")[2].partition(",")[0] for k in found if "resource=" in k} == (
+        resources
+    )
+
+
+def test_checkpoints_are_counted_by_stage_and_pipeline() -> None:
+    found = samples(told("schema1_pipelines"))
+    recorded = [
+        r.data.size_bytes
+        for r in kept("schema1_pipelines").read_all()
+        if isinstance(r.data, e.CheckpointRecorded)
+    ]
+    said = [v for key, v in found.items() if key.startswith("checkpoint_bytes_total{")]
+    assert sum(said) == sum(recorded) > 0
+
+
+def test_failures_in_a_row_end_with_a_success_or_with_a_person() -> None:
+    def claim(run: str, hour: int) -> tuple[str, e.EventData]:
+        slot = f"2026-02-01T{hour:02}:00:00Z"
+        return "pipeline/nightly", e.SlotClaimed(slot=slot, schedule="@hourly", run_id=run)
+
+    def run(name: str, end: e.EventData, hour: int) -> list[tuple[str, e.EventData]]:
+        return [claim(name, hour), (f"run/{name}", requested("1")), (f"run/{name}", end)]
+
+    failed = e.RunFailed(stage="retrain", exit_code=1, cause="application", reason="r")
+    key = "pipeline_failures_in_a_row{pipeline=nightly}"
+    twice = [*run("a", failed, 1), *run("b", failed, 2)]
+    assert samples(tallied(claim("a", 1)))[key] == 0
+    assert samples(tallied(*twice))[key] == 2
+    assert samples(tallied(*twice, *run("c", e.RunSucceeded(), 3)))[key] == 0
+    assert samples(tallied(*twice, *run("c", e.RunCancelled(stage=None, reason="r"), 3)))[key] == 2
+    go_on = ("pipeline/nightly", e.PipelineUnpaused(reason=None, follows="x"))
+    assert samples(tallied(*twice, go_on))[key] == 0
+
+
 def test_a_hold_lasts_until_it_is_released() -> None:
     rollback = e.Generation(
         name="student",
@@ -118,8 +174,11 @@ def test_a_hold_lasts_until_it_is_released() -> None:
     made = ("pointer/student", e.PromotionConfirmed(generation=rollback, imported=True))
     held = ("pointer/student", e.PointerHeld(generation=1, reason=None))
     let_go = ("pointer/student", e.PointerReleased(generation=1, reason=None))
-    assert samples(tallied(made, held))["pointer_held{pointer=student}"] == 1
-    assert samples(tallied(made, held, let_go))["pointer_held{pointer=student}"] == 0
+    since = "pointer_held_since_timestamp_seconds{pointer=student}"
+    found = samples(tallied(made, held))
+    assert (found["pointer_held{pointer=student}"], found[since]) == (1, unix_time(NOW))
+    found = samples(tallied(made, held, let_go))
+    assert (found["pointer_held{pointer=student}"], since in found) == (0, False)
     live = samples(tallied(made))["pointer_live_timestamp_seconds{pointer=student}"]
     assert live == unix_time(NOW)
 
