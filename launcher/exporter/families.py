@@ -15,9 +15,10 @@ from prometheus_client.core import (
     Metric,
 )
 
+from launcher.exporter.audits import Audits
 from launcher.exporter.tally import Spread, Tally
 
-__all__ = ["PREFIX", "families"]
+__all__ = ["PREFIX", "audit_families", "families"]
 
 PREFIX: Final = "distill_ledger_"
 
@@ -146,6 +147,28 @@ def _pipelines(tally: Tally) -> Iterator[Metric]:
         "1 while it starts no runs.",
         labels,
         {(name,): float(paused) for name, paused in tally.paused.items()},
+    )
+
+
+def audit_families(audits: Audits | None) -> Iterator[Metric]:
+    """What the exporter's own audits found; without samples where it makes none."""
+    last = audits.last if audits else None
+    tried = audits is not None and audits.error is not None
+    yield _gauge(
+        "audit_up",
+        "1 where the last try of an audit came to its end.",
+        (),
+        {(): float(audits.error == "")} if audits and tried else {},
+    )
+    yield _gauge(
+        "audit_findings",
+        "What the last audit found wrong.",
+        ("check",),
+        {(check,): number for check, number in last.findings.items()} if last else {},
+    )
+    yield _gauge("audit_timestamp_seconds", "When it ended.", (), {(): last.ended} if last else {})
+    yield _gauge(
+        "audit_duration_seconds", "How long it took.", (), {(): last.seconds} if last else {}
     )
 
 

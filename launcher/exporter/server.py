@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from launcher import __version__
 from launcher.errors import LauncherError, UnavailableError
-from launcher.exporter.families import PREFIX, families
+from launcher.exporter.audits import Audits
+from launcher.exporter.families import PREFIX, audit_families, families
 from launcher.exporter.tally import Tally
 from launcher.workspace import translated
 from ledger.stores.port import EventStore
@@ -29,8 +30,8 @@ class LedgerCollector(Collector):
     Where the ledger cannot be read it says ``ledger_up`` 0 and what it knew, so that no counter falls.
     """
 
-    def __init__(self, ledger: EventStore) -> None:
-        self._ledger, self._tally = ledger, Tally()
+    def __init__(self, ledger: EventStore, audits: Audits | None = None) -> None:
+        self._ledger, self._tally, self._audits = ledger, Tally(), audits
         self.error: LauncherError | None = None
 
     def look(self) -> None:
@@ -54,6 +55,7 @@ class LedgerCollector(Collector):
         info.add_metric((__version__,), 1)
         yield info
         yield from families(self._tally)
+        yield from audit_families(self._audits)
 
 
 class _Server6(WSGIServer):
@@ -69,9 +71,9 @@ class _Quiet(WSGIRequestHandler):
         return
 
 
-def serve(ledger: EventStore, host: str, port: int) -> WSGIServer:
+def serve(ledger: EventStore, host: str, port: int, audits: Audits | None = None) -> WSGIServer:
     """A server that listens; ``serve_forever`` answers. Raises UnavailableError: the port is not to be had."""
-    registry, collector = CollectorRegistry(), LedgerCollector(ledger)
+    registry, collector = CollectorRegistry(), LedgerCollector(ledger, audits)
     registry.register(collector)
     metrics = make_wsgi_app(registry)
 
