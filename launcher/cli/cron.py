@@ -6,6 +6,7 @@ It may be killed anywhere and called any number of times for a slot: look, decid
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,6 +41,9 @@ __all__ = ["cron_command", "pause_command", "slot_line", "unpause_command"]
 
 #: What a slot's run is called, and where it is kept, is for ``cron`` to say.
 _OWN: Final = ("--run-id", "--slot", "--home", "--store", "--dry-run", "-o")
+#: After these a CronJob's pod is replaced, for its next one may do better; a run's own code says no such thing.
+_REPLACED: Final = (5, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+_NO_CODE: Final = 70
 _EXAMPLE: Final = """\b
 Example, a line of a crontab:
   0 2 * * *  cd /srv/game && launcher cron nightly --schedule '0 2 * * *' -- \\
@@ -63,6 +67,11 @@ What follows the -- is what `launcher submit` takes."""
     "--slot", metavar="TIME", help="The slot that it is for; by default the newest one of LINE."
 )
 @click.option(
+    "--slot-of-job",
+    metavar="NAME",
+    help="In a pod of a CronJob: the slot for which its Job, NAME, was made.",
+)
+@click.option(
     "--overlap",
     type=click.Choice(["forbid", "queue", "replace"]),
     default="forbid",
@@ -84,20 +93,37 @@ def cron_command(
     schedule: str,
     timezone: str,
     slot: str | None,
+    slot_of_job: str | None,
     overlap: Overlap,
     pause_after: int,
     home: str | None,
 ) -> int:
     _refuse_own(submit_flags)
+    if slot and slot_of_job:
+        raise UsageError("--slot and --slot-of-job both say which slot", "one of them")
     plan = Plan(Schedule(schedule, timezone), overlap, pause_after)
-    wanted = (
-        slot_text(parse_slot(slot)) if slot else plan.schedule.newest(clock.parse_time(clock.now()))
-    )
     with translated():
         check_pipeline_name(pipeline)
+        wanted = _wanted(plan.schedule, slot, slot_of_job)
         os.environ.setdefault("LAUNCHER_ACTOR", f"cron {pipeline}")
         comer = _Comer(workspace(home, writing=True), pipeline, plan, home)
-        return comer.come(wanted, submit_flags)
+        code = comer.come(wanted, submit_flags)
+    return _NO_CODE if slot_of_job and code in _REPLACED else code
+
+
+def _wanted(schedule: Schedule, slot: str | None, job: str | None) -> str:
+    """The slot that was asked for."""
+    if job is not None:
+        from k8s.client import Client
+        from k8s.errors import K8sError
+        from launcher.cron.job_slot import slot_of_job
+
+        try:
+            client = Client.connect()
+        except K8sError as exc:
+            raise UsageError(str(exc)) from exc
+        return slot_of_job(client, job, schedule)
+    return slot_text(parse_slot(slot)) if slot else schedule.newest(clock.parse_time(clock.now()))
 
 
 class _Comer:

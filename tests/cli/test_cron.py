@@ -210,3 +210,14 @@ def test_a_slot_whose_submit_was_refused_is_tried_again(session: Session) -> Non
     assert "never began" in session.look("list", "--missed").out
     assert come(session, 1).code == 0
     assert statuses(session) == {run_id(1): "succeeded"}
+
+
+def test_a_slot_of_a_job_wants_a_cluster_and_no_other_word_of_the_slot(session: Session) -> None:
+    of_job = ("cron", "nightly", *SCHEDULE, "--slot-of-job", "nightly-29")
+    done = session.launcher(*of_job, "--slot", slot(1), *FLAGS)
+    assert (done.code, "both say which slot" in done.err) == (2, True)
+    session.environment["KUBECONFIG"] = str(session.root / "absent")
+    done = session.launcher(*of_job, *FLAGS)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "no cluster" in done.err
+    assert not session.home.exists()

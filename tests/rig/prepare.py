@@ -2,9 +2,9 @@
 
     python -m tests.rig.prepare
 
-The S3 server's program, then the cluster's programs and images: minutes the first time; then seconds, or what a
-changed checkout's image takes. Where one cannot be had it says so and ends well, since the tests that need it then
-say it too; with CI=true it ends badly, as they would.
+The S3 server's program and helm, then the cluster's programs and images: minutes the first time; then seconds, or
+what a changed checkout's image takes. Where one cannot be had it says so and ends well, since the tests that need it
+then say it too; with CI=true it ends badly, as they would.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.rig.cluster.agent_image import agent_image
 from tests.rig.cluster.images import debian_archive
 from tests.rig.cluster.minigrid_image import minigrid_image
 from tests.rig.cluster.programs import given, programs
+from tests.rig.helm import helm_program
 from tests.rig.s3 import s3_program
 
 __all__ = ["main"]
@@ -49,6 +50,7 @@ def main() -> int:
 def _parts(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each stands on those before it."""
     yield "the tests' S3 server", s3_program
+    yield "helm", helm_program
     if path is not None:
         print(f"the tests of a cluster use the one of {path}, each in a namespace of its own")
         return
