@@ -118,7 +118,7 @@ def test_of_k8s_all_is_pure_but_its_client_and_its_file() -> None:
     """A new module of it is on the list of the pure ones, or here."""
     modules = {module_name(path) for path in SOURCES if path.is_relative_to(REPOSITORY / "k8s")}
     assert modules - set(PURE) == {
-        *("k8s", "k8s.client", "k8s.inquiry", "k8s.profile_file", "k8s.watch")
+        *("k8s", "k8s.client", "k8s.connection", "k8s.inquiry", "k8s.profile_file", "k8s.watch")
     }
 
 
