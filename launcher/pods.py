@@ -18,7 +18,7 @@ from launcher.agent.pod_code import pack
 from launcher.agent.task import Input, Limits, Private, Task, write_task
 from launcher.config import Config
 from launcher.errors import UsageError
-from launcher.executors.kubernetes import PodSpec
+from launcher.executors.pod_spec import PodSpec
 from launcher.pipeline import LOG_NUMBER, log_name
 from launcher.places import own_paths
 from launcher.project import relative_to_project

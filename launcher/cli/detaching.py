@@ -16,7 +16,8 @@ from launcher.cli.terminal import echo, facts, one_line
 from launcher.cli.view import View
 from launcher.drivers import note_driver, noted_driver
 from launcher.errors import LauncherError, UnavailableError, UsageError
-from launcher.executors.kubernetes import KubernetesExecutor, asked
+from launcher.executors.cluster_calls import asked
+from launcher.executors.kubernetes import KubernetesExecutor
 from launcher.storage.bucket_url import is_bucket
 from launcher.workspace import Workspace, translated
 from ledger.decider import RunState

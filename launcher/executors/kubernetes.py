@@ -14,39 +14,31 @@ Rules:
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from k8s import names
-from k8s.containers import COLLECT, COMMAND, StageJob
-from k8s.errors import (
-    ClusterRefusedError,
-    ClusterUnavailableError,
-    CredentialsError,
-    JobTakenError,
-    K8sError,
-    ProfileError,
-)
-from k8s.manifest import job_manifest
+from k8s.containers import COMMAND
 from k8s.names import Attempt
 from k8s.outcome import Outcome, outcome, unreachable
+from k8s.patience import given_up
 from k8s.pods import oldest_first, out_of_memory
 from k8s.pods import seen as seen_pod
 from k8s.profile_text import ReadProfile
 from k8s.watch import Mirror, Seen
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, StageSpec
-from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
+from launcher.errors import ConflictError, UnavailableError
 from launcher.executors.accounting import Accounts
+from launcher.executors.cluster_calls import asked, ours, translated
 from launcher.executors.expiring import Expiring
+from launcher.executors.listening import Listening
+from launcher.executors.pod_spec import PodSpec
 from launcher.executors.port import (
-    AwayError,
-    AwayRefusedError,
     Ended,
     Lost,
     NotStarted,
@@ -56,7 +48,6 @@ from launcher.executors.port import (
     StageResult,
 )
 from launcher.executors.records import AttemptRecords
-from launcher.retry import retried
 from launcher.storage.bucket_url import look_seconds
 from launcher.storage.port import ObjectStore
 from ledger.events import Cause, Handle, StageName
@@ -66,53 +57,16 @@ if TYPE_CHECKING:
 
     from k8s.client import Client
 
-__all__ = ["KubernetesExecutor", "PodSpec", "asked"]
+__all__ = ["KubernetesExecutor"]
 
 #: How long the first lists of a run's Jobs, pods and events may take.
 _LIST_SECONDS: Final = 60.0
-#: What waits for something that cannot come is looked at for so long before it is given up.
-_CERTAIN_SECONDS: Final = 60.0
-#: An image that could not be had for so long is not about to come: a name or a tag is wrong, or a login.
-_IMAGE_SECONDS: Final = 300.0
 #: What a Job's deletion may take beyond what its pod is given.
 _DELETION_SECONDS: Final = 90.0
 #: How often a folder's store is asked for a result of which nothing was heard.
 _LOOK_SECONDS: Final = 1.0
 
 Object = dict[str, Any]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PodSpec(StageSpec):
-    """An attempt as its pod is to know it: paths as they are there, no secret in ``environment``."""
-
-    project: str = ""
-    task: str = ""
-    secrets: frozenset[str] = frozenset()
-    private: tuple[str, ...] = ()
-
-    @property
-    def job(self) -> StageJob:
-        """What the manifest wants to know."""
-        return StageJob(
-            attempt=Attempt(self.project, self.run_id, self.stage, self.attempt, self.spec_digest),
-            command=self.command,
-            log=self.log_path,
-            task=self.task,
-            store=self.store,
-            cwd=self.cwd,
-            environment=self.environment,
-            secrets=self.secrets,
-            private=self.private,
-        )
-
-    def manifest(self, read: ReadProfile) -> Object:
-        """The Job. Raises UsageError."""
-        try:
-            return job_manifest(self.job, read, _stage(self.stage))
-        except ProfileError as exc:
-            raise UsageError(str(exc)) from exc
 
 
 class KubernetesExecutor:
@@ -143,7 +97,7 @@ class KubernetesExecutor:
         self._expiring: dict[str, Expiring] = {}
         self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
         self._told: set[str] = set()
-        self._bells: set[str] = set()
+        self._listening = Listening()
         self._accounts = Accounts()
 
     # --- the port ---
@@ -274,7 +228,7 @@ class KubernetesExecutor:
         """What the cluster has of a run now. Raises UnavailableError, UsageError."""
         seen = self._mirror(run_id).ready(_LIST_SECONDS)
         if seen.error is not None:
-            raise _ours(seen.error)
+            raise ours(seen.error)
         return seen
 
     def log(self, run_id: str, stage: str, attempt: int) -> Iterator[bytes] | None:
@@ -297,7 +251,7 @@ class KubernetesExecutor:
             # Its pod's words may come later than its result, or never, where the cluster is away.
             return self._ended(of, result, job, pods)
         if seen.error is not None:
-            raise _ours(seen.error)
+            raise ours(seen.error)
         said = outcome(job, pods, seen.events)
         if said.gone:
             job, pods = self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
@@ -312,14 +266,16 @@ class KubernetesExecutor:
             handle = Handle(namespace=self._cluster().namespace)
             lost = said.state == "unreachable"
             return Running(handle, _pods(pods), said.message, said.since, lost)
+        limit = self.profile.stages[_stage(stage)].pending_deadline_seconds
         if self._looks_only:
             pass
         elif result is not None and not job["metadata"].get("deletionTimestamp"):
             self._delete(self._cluster(), job)
-        elif result is None and (up := self._given_up(said, stage)):
+        elif result is None and (up := given_up(said, limit, _now())):
             of.close(*up)
             self._delete(self._cluster(), job)
-        self._listen(run_id, stage, attempt, said)
+        place = self._live_log and self._live_log(run_id, stage, attempt)
+        self._listening.to(said, self._cluster(), self._mirror(run_id), place)
         lost = said.state == "unreachable"
         return Running(self._handle(job), _pods(pods), said.message, said.since, lost)
 
@@ -327,26 +283,13 @@ class KubernetesExecutor:
         self, of: AttemptRecords, result: StageResult, job: Object | None, pods: list[Object]
     ) -> Ended:
         profile = self.profile.stages[_stage(of.paths.stage)]
-        moment = clock.parse_time(clock.now())
+        moment = _now()
         full = self._accounts.counted(of.paths, of.with_saved(result), profile, moment)
         if job is not None:
             full = replace(full, handle=self._handle(job))
         if result.closed_by is None and result.exit_code and result.oom_kills and pods:
             full = replace(full, message=out_of_memory(pods[-1]))
         return Ended(full, _pods(pods) or _ran(pods))
-
-    def _given_up(self, said: Outcome, stage: str) -> tuple[Cause, str] | None:
-        """(cause, message) where it is time to give it up."""
-        limit = self.profile.stages[_stage(stage)].pending_deadline_seconds
-        waited = _seconds_since(said.since)
-        if said.cause is not None and said.state != "unreachable":
-            if said.certain and waited > _CERTAIN_SECONDS:
-                return said.cause, said.message
-            if said.cause == "image" and waited > _IMAGE_SECONDS:
-                return said.cause, f"for {_IMAGE_SECONDS:g} s {said.message}"
-            if limit is not None and waited > limit:
-                return said.cause, f"it waited longer than {limit} s: {said.message}"
-        return None
 
     def _is_news(self, found: Running) -> bool:
         fresh = {pod.uid for pod in found.pods} - self._told
@@ -364,35 +307,8 @@ class KubernetesExecutor:
 
         job, pods = next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
         of = self._of(run_id, stage, attempt)
-        self._accounts.saw(of.paths, job, pods, clock.parse_time(clock.now()))
+        self._accounts.saw(of.paths, job, pods, _now())
         return job, pods
-
-    def _listen(self, run_id: str, stage: str, attempt: int, said: Outcome) -> None:
-        """Follow what a pod says, once; the collector's word that it is done comes before the pod's end."""
-        if said.state not in ("running", "collecting") or said.pod is None:
-            return
-        if said.pod.uid in self._bells:
-            return
-        self._bells.add(said.pod.uid)
-        client, mirror, pod = self._cluster(), self._mirror(run_id), said.pod.name
-
-        def listen() -> None:
-            try:
-                for _ in client.log(pod, COLLECT, follow=True).lines():
-                    mirror.ring()
-            except K8sError:
-                return  # a convenience: the pod's end is seen without it
-
-        def show(place: Path) -> None:
-            with suppress(K8sError, OSError), place.open("wb") as file:
-                for part in client.log(pod, COMMAND, follow=True).parts():
-                    file.write(part)
-                    file.flush()
-
-        threading.Thread(target=listen, daemon=True).start()
-        if self._live_log is not None:
-            place = self._live_log(run_id, stage, attempt)
-            threading.Thread(target=show, args=(place,), daemon=True).start()
 
     # --- inside ---
 
@@ -401,7 +317,7 @@ class KubernetesExecutor:
 
     def _cluster(self) -> Client:
         if self._client is None:
-            with _translated():
+            with translated():
                 self._client = self._connect()
         return self._client
 
@@ -461,41 +377,5 @@ def _stage(name: str) -> StageName:
     return name  # type: ignore[return-value]
 
 
-def _seconds_since(moment: str | None) -> float:
-    if not moment:
-        return 0.0
-    return (clock.parse_time(clock.now()) - clock.parse_time(moment)).total_seconds()
-
-
-def asked(call: Callable[[], T]) -> T:
-    """What ``call`` returns, asked again while the API server does not answer."""
-
-    def once() -> T:
-        with _translated():
-            return call()
-
-    return retried(once)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except K8sError as exc:
-        raise _ours(exc) from exc
-
-
-def _ours(error: K8sError) -> LauncherError:
-    match error:
-        case CredentialsError():
-            return AwayRefusedError(str(error))
-        case ClusterUnavailableError():
-            return AwayError(str(error))
-        case JobTakenError():
-            return ConflictError(
-                str(error), "another project with this run id? submit with --run-id"
-            )
-        case ClusterRefusedError(status=403):
-            return UsageError(str(error), "launcher doctor --profile says what may be done")
-        case _:
-            return UsageError(str(error))
+def _now() -> datetime:
+    return clock.parse_time(clock.now())
