@@ -18,7 +18,7 @@ from launcher import reconcile as r
 from launcher.errors import UnavailableError
 from launcher.executors.port import Executor, Running
 from launcher.interrupts import Interrupts
-from launcher.runner import Progress, tell_changes
+from launcher.progress import Progress, tell_changes
 from launcher.storage.bucket_url import look_seconds
 from launcher.surroundings import log_path
 from launcher.workspace import Workspace

@@ -9,7 +9,8 @@ Rules:
    the run is looked at again.
 4. After every fact the documents are written; where stages run elsewhere, once what was intended is begun, so that
    no node waits for a disk. Nothing here is needed to go on: ``resume`` is ``run``.
-5. A bucket or cluster that does not answer for a while is outlasted: every step is safe to do again, by rule 3.
+5. A bucket or cluster that does not answer for a while is outlasted (``launcher.outlasting``): every step is safe to
+   do again, by rule 3.
 6. The first interrupt asks the stage to stop and records that; a second one leaves at once, and the
    supervisor finishes by itself. Of a cluster's run the first one leaves: its Jobs go on without this process.
 """
@@ -23,14 +24,11 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
 
-from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
-from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
+from launcher.errors import ConflictError, IntegrityError, UsageError
 from launcher.executors.port import (
-    AwayError,
     Ended,
     Executor,
     Observation,
@@ -39,40 +37,25 @@ from launcher.executors.port import (
     StageResult,
     StageSpec,
 )
-from launcher.followers import TargetBehindError
 from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
+from launcher.outlasting import Outlasting
+from launcher.progress import Progress, tell_changes
 from launcher.project import relative_to_project
 from launcher.promotion import Moved, RaceLostError
 from launcher.request import make_folders
-from launcher.retry import outlasted
 from launcher.storage.bucket_url import look_seconds
 from launcher.surroundings import log_path, run_dir, stage_spec
 from launcher.usage import measure
-from launcher.workspace import Workspace, translated
+from launcher.workspace import Workspace
 from ledger import events as e
 from ledger.decider import RunState, StageState, conclude, may_retry
 
-__all__ = ["Progress", "RunOutcome", "Runner", "ended_attempts", "exit_code_of", "tell_changes"]
-
-T = TypeVar("T")
+__all__ = ["RunOutcome", "Runner", "exit_code_of"]
 
 _WAIT_SECONDS = 1.0
-#: The longest wait before what was away is asked again.
-_AGAIN_SECONDS = 5.0
 #: How long a run's end waits for the ends of its Jobs, which tell nothing new.
 _BOOKS_SECONDS = 10.0
-_BEGUN = ("submitted", "running")
-_SETTLED = ("succeeded", "failed", "skipped", "reused")
-
-
-class Progress(Protocol):
-    """What a screen is told while a run goes on."""
-
-    def stage_began(self, state: RunState, stage: StageState, log: Path) -> None: ...
-    def stage_waits(self, state: RunState, stage: StageState, log: Path, seen: Running) -> None: ...
-    def stage_ended(self, state: RunState, stage: StageState, log: Path) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +77,7 @@ def exit_code_of(state: RunState) -> int:
     return 130 if isinstance(state.end, e.RunCancelled) else 70
 
 
-def ended_attempts(state: RunState) -> set[tuple[e.StageName, int]]:
+def _ended_attempts(state: RunState) -> set[tuple[e.StageName, int]]:
     """The attempts whose end is on record."""
     return {
         (name, number)
@@ -102,20 +85,6 @@ def ended_attempts(state: RunState) -> set[tuple[e.StageName, int]]:
         for number in range(1, stage.attempt + 1)
         if number < stage.attempt or stage.status in ("succeeded", "failed")
     }
-
-
-def tell_changes(ws: Workspace, progress: Progress, before: RunState, after: RunState) -> None:
-    """Show what became of the stages between two states of a run."""
-    for name, stage in after.stages.items():
-        was = before.stages[name]
-        if (was.attempt, was.status) == (stage.attempt, stage.status):
-            continue
-        log = log_path(ws, after, name, max(stage.attempt, 1))
-        told = was.attempt == stage.attempt and was.status in _BEGUN
-        if stage.status in _SETTLED:
-            progress.stage_ended(after, stage, log)
-        elif stage.status in _BEGUN and not told:
-            progress.stage_began(after, stage, log)
 
 
 def _started(stage: StageState, pods: tuple[Pod, ...]) -> list[e.EventData]:
@@ -156,8 +125,7 @@ class Runner:
         self.force = False
         self._look_seconds = look_seconds(ws.store.where, 0.0)
         self._interrupts = Interrupts()
-        #: What does not answer, and was said not to.
-        self._away: dict[type, str] = {}
+        self._outlasting = Outlasting(ws.settings, executor, self._interrupts, progress.note)
 
     def run(self, run_id: str) -> RunOutcome:
         """Drive an open run to its end, then finish its promotion. Safe to call again and from anywhere.
@@ -182,7 +150,7 @@ class Runner:
         if state.status == "open":
             self.executor.prepare()
             self._make_folders(state)
-            self._tell_recorded(run_id, ended_attempts(state))
+            self._tell_recorded(run_id, _ended_attempts(state))
         state = self.ws.documents.write(run_id)
         while state.status == "open":
             if self._interrupts.asked and self.remote:
@@ -191,7 +159,7 @@ class Runner:
                 self.progress.note("stopping; a second Ctrl-C leaves at once")
                 state = self.cancel(run_id, "interrupted")
             else:
-                state = self._outlast(partial(self._advance, state))
+                state = self._outlasting.do(partial(self._advance, state))
         if self._interrupts.asked and state.status == "succeeded":
             raise KeyboardInterrupt  # it came too late for the run, but not for its promotion
         return state
@@ -213,7 +181,7 @@ class Runner:
 
     def leave(self, state: RunState) -> None:
         """Let go of a run that was cancelled: the Jobs of its stages need not be kept."""
-        self._tell_recorded(state.run_id, ended_attempts(state))
+        self._tell_recorded(state.run_id, _ended_attempts(state))
         self.executor.close()
 
     def _cancelled(self, state: RunState, reason: str) -> e.EventData:
@@ -224,54 +192,12 @@ class Runner:
                 return conclude(state)
         return e.RunCancelled(stage=at.plan.name if at else None, reason=reason)
 
-    def _outlast(self, step: Callable[[], T]) -> T:
-        """Do what is safe to do again until store and cluster answer; a stage that runs meanwhile goes on by itself."""
-        patience = self.ws.settings.patience_seconds
-
-        def tell(error: BaseException) -> None:
-            if self._interrupts.asked:
-                raise KeyboardInterrupt
-            cluster = isinstance(error, AwayError)
-            kind = type(error) if cluster else UnavailableError
-            if kind not in self._away:
-                self.progress.note(f"{error}; trying again for up to {patience:g} s")
-            self._away[kind] = "cluster" if cluster else "store"
-
-        def attempt() -> T:
-            with translated():
-                return step()
-
-        done = outlasted(
-            attempt,
-            seconds=patience,
-            is_passing=self._is_passing,
-            before_wait=tell,
-            sleep=lambda seconds: self._interrupts.wait(lambda: clock.sleep(seconds)),
-            longest_seconds=_AGAIN_SECONDS,
-        )
-        # A step may do without the cluster, as when the store has a stage's result already.
-        if self._away and self.executor.answers():
-            self.progress.note(f"the {[*self._away.values()][-1]} answers again")
-            self._away.clear()
-        return done
-
-    def _is_passing(self, error: BaseException) -> bool:
-        """Whether it may be over when the same is tried again; a folder, or a target file, that fails is not."""
-        if isinstance(error, AwayError):
-            return True
-        store = self.ws.settings.outlast_seconds > 0
-        return (
-            store
-            and isinstance(error, UnavailableError)
-            and not isinstance(error, TargetBehindError)
-        )
-
     # --- one step ---
 
     def _advance(self, state: RunState) -> RunState:
         """One step, and what it changed on the screen, whoever changed it."""
         after = self._step(state)
-        self._tell_recorded(state.run_id, ended_attempts(after) - ended_attempts(state))
+        self._tell_recorded(state.run_id, _ended_attempts(after) - _ended_attempts(state))
         tell_changes(self.ws, self.progress, state, after)
         return after
 
@@ -466,7 +392,7 @@ class Runner:
         plan = request.promotion
         try:
             promote = partial(self.ws.promoter.promote, state, plan.target, automatic=True)
-            moved = self._outlast(partial(promote, plan=plan))
+            moved = self._outlasting.do(partial(promote, plan=plan))
         except (RaceLostError, IntegrityError) as exc:
             self.ws.documents.write(state.run_id)
             return RunOutcome(state, exc.exit_code, promotion_error=exc)

@@ -17,7 +17,8 @@ from launcher.config import Config
 from launcher.errors import IntegrityError, UsageError
 from launcher.executors.local import LocalExecutor
 from launcher.pipeline import log_name, with_infrastructure_retries
-from launcher.runner import Progress, Runner
+from launcher.progress import Progress
+from launcher.runner import Runner
 from launcher.workspace import Workspace
 from ledger.decider import RunState
 from ledger.events import RunRequested
