@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from launcher.cron.schedule import Schedule, parse_slot, slot_text
 from launcher.errors import UsageError
-from launcher.executors.kubernetes import asked
+from launcher.executors.cluster_calls import asked
 
 if TYPE_CHECKING:
     from k8s.client import Client
