@@ -31,7 +31,7 @@ from launcher.cli.spending import cost_json, held_json, run_cost, stage_json, to
 from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
 from launcher.cli.terminal import fact, facts, is_terminal, one_line, paint
 from launcher.cli.view import View, why
-from launcher.cli.waits import cluster_lines, look
+from launcher.cli.waits import cluster_lines, driver_end, look
 from launcher.errors import LauncherError, UsageError
 from launcher.refs import find_run
 from launcher.workspace import translated
@@ -62,6 +62,8 @@ def status_command(run: str | None, as_json: bool, home: str | None) -> int:
             raise UsageError(f"no run yet in {view.ws.ledger.where}", "launcher submit starts one")
         run_id = find_run(view.ws.journal, run) if run is not None else view.run_ids[-1]
         state = view.run(run_id)
+        if view.driver_job(state) and (end := driver_end(view.ws, state)):
+            view.driver_ends[run_id] = end
         if as_json:
             print_json(_document(view, state))
         else:
@@ -97,7 +99,7 @@ def _lines(view: View, state: RunState) -> list[str]:
     request = _request(state)
     lines = [state_line(view, state)]
     lines += [stage_line(view.ws.store, state, stage) for stage in state.stages.values()]
-    lines += fact("driver", f"Job {job}" if (job := view.driver_job(state)) else "")
+    lines += fact("driver", _driver(view, state))
     lines += _under_way(view, state)
     lines += fact("note", one_line(request.note or ""))
     labels = (f"{name}={value}" for name, value in request.labels.items())
@@ -110,6 +112,11 @@ def _lines(view: View, state: RunState) -> list[str]:
         lines += fact("result", one_line(view.result(state)))
     lines += _live(view, state)
     return lines + facts("next", next_commands(view, state))
+
+
+def _driver(view: View, state: RunState) -> str:
+    job, end = view.driver_job(state), view.driver_ends.get(state.run_id)
+    return f"Job {job}{f', which ended: {one_line(end)}' if end else ''}" if job else ""
 
 
 def _under_way(view: View, state: RunState) -> list[str]:
@@ -213,6 +220,7 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         "machine": view.elsewhere(state),
         "cluster": asdict(cluster) if cluster else None,
         "driver_job": view.driver_job(state),
+        "driver_ended": view.driver_ends.get(state.run_id),
         "held": held_json(run_held(state)),
         "cost": cost_json(run_cost(prices, state)),
         "note": request.note,

@@ -80,6 +80,8 @@ class View:
         self.ws = ws
         self._runs: dict[str, RunState] = {}
         self._drivers: dict[str, str | None] = {}
+        #: Why the driver of a run drives it no more, of those that somebody asked the cluster for.
+        self.driver_ends: dict[str, str] = {}
 
     # --- runs ---
 
@@ -117,8 +119,9 @@ class View:
         return frozenset(self.run_ids)
 
     def is_driven(self, state: RunState) -> bool:
-        """Whether a launcher drives this open run now, or was asked to in the cluster."""
-        return is_driven(self.ws, state.run_id) or self.driver_job(state) is not None
+        """Whether a launcher drives this open run now, or was asked to in the cluster, and has not ended."""
+        driver = state.run_id not in self.driver_ends and self.driver_job(state) is not None
+        return is_driven(self.ws, state.run_id) or driver
 
     def driver_job(self, state: RunState) -> str | None:
         """``NAMESPACE/NAME`` of the Job that this open run was given to drive it; None where it has none."""

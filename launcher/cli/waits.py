@@ -7,19 +7,24 @@ answer in time, is said to be away, and everything else is shown all the same.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from launcher import clock
 from launcher.cli.common import duration
 from launcher.cli.terminal import fact, one_line, paint
+from launcher.drivers import noted_driver
 from launcher.errors import LauncherError
 from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
 from ledger.events import RunRequested
 
-__all__ = ["ClusterLook", "cluster_lines", "look", "waits_line"]
+__all__ = ["ClusterLook", "cluster_lines", "driver_end", "look", "waits_line"]
+
+Object = dict[str, Any]
+T = TypeVar("T")
 
 #: For one answer of the API server, and for all of them.
 _ANSWER_SECONDS: Final = 2.0
@@ -77,17 +82,38 @@ def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> Clus
     if current is None or current.status not in ("intended", "submitted", "running"):
         return None
     unseen = ClusterLook(current.plan.name, current.attempt)
-    answers: list[ClusterLook] = []
+    silent = replace(unseen, error=f"it did not answer within {seconds:g} s")
+    return _within(seconds, lambda: _asked(ws, request, current, unseen)) or silent
 
-    def ask() -> None:
-        answers.append(_asked(ws, request, current, unseen))
 
-    asking = threading.Thread(target=ask, daemon=True)
+def driver_end(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> str | None:
+    """Why the Job that an open run was given to drive it does so no more; None: it does, or nobody can tell."""
+    from k8s import names
+    from k8s.driver import DRIVER, driver_seen
+    from k8s.errors import K8sError
+
+    request, noted = state.request, noted_driver(ws.store, state.run_id)
+    if request is None or noted is None:
+        return None
+
+    def ask() -> str | None:
+        with suppress(K8sError):
+            seen = driver_seen(*_of(noted[0], request, f"{names.STAGE}={DRIVER}"))
+            if seen is None:
+                return "there is no such Job in the cluster"
+            return None if seen.drives else seen.message or "it has ended"
+        return None
+
+    return _within(seconds, ask)
+
+
+def _within(seconds: float, ask: Callable[[], T]) -> T | None:
+    """What ``ask`` returns; None where it takes longer."""
+    answers: list[T] = []
+    asking = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     asking.start()
     asking.join(seconds)
-    if answers:
-        return answers[0]
-    return replace(unseen, error=f"it did not answer within {seconds:g} s")
+    return answers[0] if answers else None
 
 
 def _asked(
@@ -113,21 +139,31 @@ def _asked(
 
 def _listed(
     ws: Workspace, request: RunRequested, stage: StageState
-) -> tuple[dict[str, Any] | None, Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
+) -> tuple[Object | None, Sequence[Object], Sequence[Object]]:
     """The attempt's Job, its pods, and the events about either. Raises K8sError, LauncherError."""
+    from k8s import names
+
+    chosen = f"{names.STAGE}={stage.plan.name},{names.ATTEMPT}={stage.attempt}"
+    jobs, pods, events = _of(_namespace(ws, request, stage), request, chosen)
+    return (jobs[0] if jobs else None), pods, events
+
+
+def _of(
+    namespace: str | None, request: RunRequested, chosen: str
+) -> tuple[Sequence[Object], Sequence[Object], Sequence[Object]]:
+    """The Jobs and pods of a run with the labels of ``chosen``, and the events about the Jobs and the last pod."""
     from k8s import names
     from k8s.client import Client
 
-    client = Client.connect(_namespace(ws, request, stage), answer_seconds=_ANSWER_SECONDS)
-    of_run = names.selector(request.project, request.run_id)
-    chosen = f"{of_run},{names.STAGE}={stage.plan.name},{names.ATTEMPT}={stage.attempt}"
-    pods = client.listed("pods", chosen).items
-    jobs = client.listed("jobs", chosen).items
-    events: list[dict[str, Any]] = []
+    client = Client.connect(namespace, answer_seconds=_ANSWER_SECONDS)
+    labels = f"{names.selector(request.project, request.run_id)},{chosen}"
+    pods = client.listed("pods", labels).items
+    jobs = client.listed("jobs", labels).items
+    events: list[Object] = []
     for one in (*jobs, *pods[-1:]):
         of = f"involvedObject.uid={one['metadata']['uid']}"
         events += client.listed("events", fields=of).items
-    return (jobs[0] if jobs else None), pods, events
+    return jobs, pods, events
 
 
 def _namespace(ws: Workspace, request: RunRequested, stage: StageState) -> str | None:

@@ -87,7 +87,7 @@ def test_a_driver_that_is_killed_is_replaced_and_each_stage_runs_once(
     status = json.loads(project.launcher("status", "driven", "--json"))
     (job,) = project.of("jobs", "driven", "driver")
     name = job["metadata"]["name"]
-    assert (status["attended"], status["machine"]) == (True, None)
+    assert (status["attended"], status["machine"], status["driver_ended"]) == (True, None, None)
     assert status["driver_job"] == f"{project.namespace}/{name}"
     (pod,) = project.of("pods", "driven", "driver")
     with (
@@ -166,6 +166,12 @@ def test_what_a_driver_may_not_do_is_said_by_submit_and_attach_goes_on(
     assert "run refused has no driver: it ended: " in line
     assert "is forbidden: User" in line
     assert "launcher attach refused" in line
+    status = json.loads(project.launcher("status", "refused", "--json"))
+    assert (status["attended"], status["next"][0]) == (False, "launcher attach refused")
+    assert "is forbidden: User" in status["driver_ended"]
+    shown = project.launcher("status", "refused")
+    assert "left alone: nobody drives it" in shown
+    assert f"{status['driver_job']}, which ended: " in shown
     project.launcher("attach", "refused")
     assert project.pods_of_stages("refused") == ["retrain"]
 
