@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
 
-from launcher.audit import Report, Scene, audit
+from launcher.audit import Check, Report, Scene, audit
 from launcher.cli.common import home_option, json_option, print_json, project_root, settings
 from launcher.errors import IntegrityError, UnavailableError, UsageError
 from launcher.workspace import open_parts, open_workspace
 from ledger.stores.port import TreeHead
 
-__all__ = ["audit_command"]
+__all__ = ["audit_command", "checks_json", "print_checks", "shown_head"]
 
 #: So many things that are wrong are shown of each check; --json shows all.
 _SHOWN: Final = 20
@@ -82,31 +83,37 @@ def _as_json(report: Report) -> dict[str, Any]:
     return {
         "ok": not report.problems,
         "first_bad_position": report.first_position,
-        "head": _shown_head(report.head),
-        "checks": [
-            {
-                "name": check.name,
-                "ok": None if check.skipped and not check.problems else not check.problems,
-                "looked_at": check.looked_at,
-                "skipped": check.skipped or None,
-                "problems": [
-                    {"where": p.where, "what": p.what, "position": p.position}
-                    for p in check.problems
-                ],
-                "notes": check.notes,
-            }
-            for check in report.checks
-        ],
+        "head": shown_head(report.head),
+        "checks": checks_json(report.checks),
         "limits": _LIMITS,
     }
 
 
-def _shown_head(head: TreeHead | None) -> str | None:
+def checks_json(checks: Iterable[Check]) -> list[dict[str, Any]]:
+    """Each check and all that it found."""
+    return [
+        {
+            "name": check.name,
+            "ok": None if check.skipped and not check.problems else not check.problems,
+            "looked_at": check.looked_at,
+            "skipped": check.skipped or None,
+            "problems": [
+                {"where": p.where, "what": p.what, "position": p.position} for p in check.problems
+            ],
+            "notes": check.notes,
+        }
+        for check in checks
+    ]
+
+
+def shown_head(head: TreeHead | None) -> str | None:
+    """``SIZE:ROOT``."""
     return f"{head.size}:{head.root.hex()}" if head else None
 
 
-def _print(report: Report, heads: list[TreeHead]) -> None:
-    for check in report.checks:
+def print_checks(checks: Iterable[Check]) -> None:
+    """A line each, and under it what it found."""
+    for check in checks:
         mark = "BAD " if check.problems else "-   " if check.skipped else "ok  "
         said = f"not checked: {check.skipped}" if check.skipped else check.looked_at
         if check.problems:
@@ -118,8 +125,12 @@ def _print(report: Report, heads: list[TreeHead]) -> None:
             click.echo(f"       … and {len(check.problems) - _SHOWN} more: --json")
         for note in check.notes:
             click.echo(f"       note: {note}")
+
+
+def _print(report: Report, heads: list[TreeHead]) -> None:
+    print_checks(report.checks)
     if report.head is not None:
-        click.echo(f"head  {_shown_head(report.head)}")
+        click.echo(f"head  {shown_head(report.head)}")
     if heads and not report.problems:
         click.echo(
             f"this ledger extends the head of {max(h.size for h in heads)} events kept elsewhere"

@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "gc": ("gc", "Move what nothing needs to the trash; empty old trash.", "Care"),
     "replay": ("care", "Rebuild the documents from the ledger, or compare them.", "Care"),
     "audit": ("checks", "Check ledger, documents, blobs and pointers.", "Care"),
+    "drill": ("drill", "Rebuild ledger and documents elsewhere, and compare.", "Care"),
     "ledger": ("ledger", "Copy the ledger to another place, verified; its head.", "Care"),
     "doctor": ("doctor", "Check this machine and a cluster: tools, disk, store, room.", "Care"),
     "exporter": ("exporter", "Serve the ledger's numbers to Prometheus.", "Care"),

@@ -16,7 +16,7 @@ from ledger.errors import LedgerDamagedError
 from ledger.stores.log_port import KeyTakenError, NoAnswerError
 from ledger.stores.objects import ObjectsEventStore
 
-__all__ = ["LedgerObjects", "open_ledger"]
+__all__ = ["LedgerObjects", "cache_folder", "open_ledger"]
 
 
 class LedgerObjects:
@@ -72,13 +72,17 @@ def _without(text: str, place: str) -> str:
     return text
 
 
+def cache_folder(store: ObjectStore, caches: Path) -> Path:
+    """Where under ``caches`` the cache of the ledger in ``store`` lies."""
+    identity = getattr(store, "identity", store.where)
+    return caches / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
 def open_ledger(store: ObjectStore, caches: Path | None, *, writing: bool) -> ObjectsEventStore:
     """The ledger in ``store``; its cache is a folder of its own under ``caches``, or memory for None."""
-    identity = getattr(store, "identity", store.where)
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return ObjectsEventStore(
         LedgerObjects(store),
-        caches / name if caches else None,
+        cache_folder(store, caches) if caches else None,
         sleep=clock.sleep,
         # A bucket's client tries again by itself.
         tries=2 if is_bucket(store.where) else 6,

@@ -17,7 +17,7 @@ from ledger.errors import LedgerDamagedError, LedgerUnavailableError
 from ledger.stores._segment_cache import SegmentCache
 from ledger.stores.segments import Segment
 
-__all__ = ["SegmentCaches"]
+__all__ = ["SegmentCaches", "newest_file"]
 
 _NAME: Final = re.compile(r"segments-([0-9]{6})\.db")
 #: How often one process replaces a damaged file before it says so.
@@ -113,16 +113,30 @@ class SegmentCaches:
         return SegmentCache(path, log=self._log, boot=self._boot)
 
     def _path(self, number: int) -> Path:
-        return (self._folder or Path()) / f"segments-{number:06d}.db"
+        return _file(self._folder or Path(), number)
 
     def _numbers(self) -> list[int]:
-        try:
-            names = [path.name for path in self._folder.iterdir()] if self._folder else []
-        except FileNotFoundError:
-            return []
-        except OSError as exc:
-            raise LedgerUnavailableError(str(self._folder), exc.strerror or str(exc)) from exc
-        return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
+        return _numbers_in(self._folder) if self._folder else []
+
+
+def newest_file(folder: Path) -> Path | None:
+    """The file in ``folder`` that is the cache now; None where there is none. Raises LedgerUnavailableError."""
+    numbers = _numbers_in(folder)
+    return _file(folder, max(numbers)) if numbers else None
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"segments-{number:06d}.db"
+
+
+def _numbers_in(folder: Path) -> list[int]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise LedgerUnavailableError(str(folder), exc.strerror or str(exc)) from exc
+    return [int(match[1]) for match in map(_NAME.fullmatch, names) if match]
 
 
 def _readable(old: SegmentCache, after: int) -> Iterator[Segment]:

@@ -34,6 +34,7 @@ CALLS = {
     "storage": [],
     "replay": [],
     "audit": [],
+    "drill": [],
     "restore": ["r"],
     "gc": ["--run-dirs"],
     "ledger": ["head"],

@@ -150,6 +150,12 @@ def test_the_copy_of_every_night_goes_on_from_the_one_before(place: Place) -> No
     assert "(nothing was missing)" in place.typed("nightly").stdout
 
 
+def test_the_drill(place: Place) -> None:
+    assert place.typed("drill").stdout.endswith("everything that was rebuilt is what is there\n")
+    sorted(place.log.iterdir())[3].unlink()
+    place.refused(4, "BAD  ledger", COMMANDS["drill"])
+
+
 @pytest.mark.parametrize("damage", ["deleted", "damaged"])
 def test_the_ledgers_file(place: Place, damage: str) -> None:
     home = place.top / "project" / "runs" / "self_distill"
