@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from k8s.driver import DriverJob, DriverSeen, driver_manifest, driver_seen
+from k8s.outcome import has_ended
 from launcher import clock
 from launcher import reconcile as r
 from launcher.cli.common import settings
@@ -15,7 +16,7 @@ from launcher.cli.executing import client_of, executor_of, on_pods, profile_in, 
 from launcher.cli.terminal import echo, facts, one_line
 from launcher.cli.view import View
 from launcher.drivers import note_driver, noted_driver
-from launcher.errors import LauncherError, UnavailableError, UsageError
+from launcher.errors import ConflictError, LauncherError, UnavailableError, UsageError
 from launcher.executors.cluster_calls import asked
 from launcher.executors.kubernetes import KubernetesExecutor
 from launcher.storage.bucket_url import is_bucket
@@ -26,6 +27,7 @@ from ledger.events import RunRequested
 __all__ = [
     "driver_yaml",
     "end_driver",
+    "hand_over",
     "left_words",
     "refuse_unreachable",
     "seen_driver",
@@ -88,8 +90,39 @@ def try_driver(ws: Workspace, wanted: RunRequested, profile: str | None, *, dry_
     if not dry_run:
         client, made = client_of(read), driver_manifest(driver, read)
         asked(lambda: client.try_job(made))
-        if wanted.promotion is not None:
-            ws.promoter.make_ready(wanted.promotion.target)
+        _make_ready(ws, wanted)
+
+
+def _make_ready(ws: Workspace, wanted: RunRequested) -> None:
+    if wanted.promotion is not None:
+        ws.promoter.make_ready(wanted.promotion.target)
+
+
+def hand_over(ws: Workspace, state: RunState, *, force: bool) -> int:
+    """Give an open run a driver; the place of one that has ended is taken. Returns the exit code.
+
+    Raises UsageError, ConflictError, UnavailableError.
+    """
+    wanted, name = state.request, View(ws).name(state.run_id)
+    if wanted is None or not on_pods(state):
+        raise UsageError(f"run {name} has no Jobs", f"launcher resume {name}")
+    if force:
+        raise UsageError(
+            "a driver does not give up what may still run", f"launcher resume {name} --force"
+        )
+    if state.status != "open":
+        raise ConflictError(f"run {name} has {state.status}", f"launcher resume {name}")
+    _make_ready(ws, wanted)
+    client, job_name = client_of(profile_of(ws, wanted)), driver_job(ws, wanted).name
+    old = asked(lambda: client.job(job_name))
+    if old is not None and has_ended(old):
+        asked(lambda: client.delete_job(job_name, old["metadata"]["uid"]))
+        gone = clock.deadline(_STAY_SECONDS)
+        while asked(lambda: client.job(job_name)) is not None:
+            if gone():
+                raise UnavailableError(f"Job {job_name}, the driver that ended, is not gone yet")
+            clock.sleep(_LOOK_SECONDS)
+    return start_driver(ws, wanted)
 
 
 def start_driver(ws: Workspace, wanted: RunRequested) -> int:

@@ -256,12 +256,21 @@ def drive(
     is_flag=True,
     help="Give up an attempt of another machine, or of a node that does not answer.",
 )
+@click.option(
+    "--detach", is_flag=True, help="Of Jobs: a driver in the cluster goes on with it, a new one."
+)
 @home_option
-def resume_command(run: str, force: bool, home: str | None) -> int:
+def resume_command(run: str, force: bool, detach: bool, home: str | None) -> int:
+    if detach:
+        from launcher.cli import detaching
+
+        detaching.refuse_unreachable(home)
     ws = workspace(home, writing=True)
     with translated():
         run_id = find_run(ws.journal, run)
         state = ws.journal.run(run_id)
+        if detach:
+            return detaching.hand_over(ws, state, force=force)
         if not force:
             _refuse_elsewhere(ws, state)
         config = config_of(ws, state, {} if on_pods(state) else os.environ)

@@ -176,6 +176,44 @@ def test_what_a_driver_may_not_do_is_said_by_submit_and_attach_goes_on(
     assert project.pods_of_stages("refused") == ["retrain"]
 
 
+def test_a_run_that_was_left_or_whose_driver_was_ended_is_given_a_new_one(
+    project: ClusterProject,
+) -> None:
+    held = "until [ -e /tmp/go ]; do sleep 0.2; done"
+    command = project.command("handed", retrain=f"{held}; {_STUDENT}", llm_off="echo evaluated")
+    with project.started(*command) as first:
+        project.until("handed", "StageStarted", "retrain")
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=60)
+    drivers = []
+    for _ in range(2):
+        said = project.launcher("resume", "handed", "--detach")
+        assert "detached: retrain is submitted; this machine is not needed any more" in said
+        project.cluster.until(lambda: project.of("pods", "handed", "driver"))
+        (job,) = project.of("jobs", "handed", "driver")
+        drivers.append(job["metadata"]["uid"])
+        if len(drivers) == 1:  # as after its last failure: an ended Job that nobody took away
+            spec = '{"spec": {"activeDeadlineSeconds": 1}}'
+            project.cluster.kubectl(
+                *("-n", project.namespace, "patch", "job", job["metadata"]["name"], "-p", spec)
+            )
+            project.cluster.until(
+                lambda: ended(project.of("jobs", "handed", "driver")[0]) == "Failed"
+            )
+            shown = json.loads(project.launcher("status", "handed", "--json"))
+            assert (shown["attended"], bool(shown["driver_ended"])) == (False, True)
+    assert len(set(drivers)) == 2
+    (pod,) = project.of("pods", "handed", "retrain")
+    project.cluster.kubectl(
+        *("-n", project.namespace, "exec", pod["metadata"]["name"], "-c", "command", "--"),
+        *("bash", "-c", ": > /tmp/go"),
+    )
+    project.launcher("attach", "handed")
+    assert project.pods_of_stages("handed") == ["retrain", "llm_off"]
+    refused = project.launcher("resume", "handed", "--detach", code=3)
+    assert "run handed has succeeded" in refused
+
+
 def ended(job: dict[str, Any]) -> str | None:
     """Complete or Failed, where the Job is."""
     found = (job.get("status") or {}).get("conditions") or []
