@@ -36,13 +36,6 @@ def _store_under_test() -> Iterator[None]:
         yield
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Markers beside those of pyproject.toml, whose change would build the cluster's images anew."""
-    config.addinivalue_line(
-        "markers", "long: of a cluster, minutes each file: make test-cluster runs it"
-    )
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With ``TEST_STORE=s3`` what is about folders alone is left out, and counted as deselected."""
     if os.environ.get("TEST_STORE") != "s3":
