@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.rig.tools import skip
 
-__all__ = ["installed"]
+__all__ = ["installed", "installed_package"]
 
 #: A file that the package brings, and its package.
 _PACKAGES = {
@@ -32,25 +33,36 @@ _SECONDS = 900
 
 
 def installed() -> None:
-    """Whatever of Debian the rig needs is there when this returns; whoever comes first installs it."""
-    if not _missing():
+    """Whatever of Debian the cluster needs is there when this returns; whoever comes first installs it."""
+    _install(_PACKAGES)
+
+
+def installed_package(file: str, package: str) -> str:
+    """``file``, which the Debian package brings: installed as the others are."""
+    _install({file: package})
+    return file
+
+
+def _install(packages: Mapping[str, str]) -> None:
+    if not _missing(packages):
         return
     if os.geteuid() or not shutil.which("apt-get"):
-        skip(f"it takes the Debian packages {' '.join(_missing())}: apt-get install them as root")
+        names = " ".join(_missing(packages))
+        skip(f"it takes the Debian packages {names}: apt-get install them as root")
     with Path(tempfile.gettempdir(), "distill-ledger-packages.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = _missing()
+        wanted = _missing(packages)
         # The lists that the machine came with may name versions that are gone; then they are read anew.
         if wanted and _apt("install", *wanted):
             _apt("update")
             if said := _apt("install", *wanted):
                 skip(f"apt-get install {' '.join(wanted)}: {said[-400:]}")
-    if wanted := _missing():
+    if wanted := _missing(packages):
         skip(f"apt-get installed {' '.join(wanted)}, but not where this looks for them")
 
 
-def _missing() -> list[str]:
-    return sorted({name for file, name in _PACKAGES.items() if not Path(file).exists()})
+def _missing(packages: Mapping[str, str]) -> list[str]:
+    return sorted({name for file, name in packages.items() if not Path(file).exists()})
 
 
 def _apt(verb: str, *packages: str) -> str:

@@ -1,0 +1,150 @@
+"""Every alert, on a real Prometheus that scrapes a real exporter of a real ledger; what they say to type is right."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.settings import Settings
+from launcher.workspace import open_workspace
+from ledger import events as e
+from tests.charts.monitoring import rules
+from tests.charts.test_alerts import LIMITS, alerts
+from tests.cli.session import GIVEN, Session, make_session, until
+from tests.cli.test_exporter import exporter
+from tests.rig.helm import builds_helm
+from tests.rig.prometheus import Prometheus, prometheus
+
+pytestmark = [builds_helm, pytest.mark.folder]
+
+LABELS = {"namespace": "distill", "release": "nightly"}
+#: Nothing in a test is older than a few seconds; a miss is told for a day all the same.
+SOON = {name: "0.5" for name in LIMITS if name not in ("missedSeconds", "quotaRatio")}
+WELL = {"DistillExporterDown"}
+
+
+def bad_night(root: Path) -> Session:
+    """A slot with a success, one that nobody came for, one that failed; and what else may be wrong in a morning."""
+    session = make_session(root, LAUNCHER_QUOTA_BYTES="1")
+    flags = ("--schedule", "0 * * * *", "--pause-after", "1", "--", "--config", "loop.env", *GIVEN)
+    promoting = (*flags, "--promotion-target", "student")
+    for number in ("0", "1"):
+        slot = f"2026-02-01T0{number}:00:00Z"
+        assert session.launcher("cron", "nightly", "--slot", slot, *promoting).code == 0
+    failing = (*flags, "--set", "RETRAIN_EXTRA=exit 7")
+    assert session.launcher("cron", "nightly", "--slot", "2026-02-01T03:00:00Z", *failing).code == 7
+    assert session.launcher("cron", "weekly", "--slot", "2026-02-01T03:00:00Z", *flags).code == 0
+    assert session.launcher("rollback", "student", "--yes").code == 0
+    digest = session.json("pointers", "student")["live"]["digest"].removeprefix("sha256:")
+    blob = session.home / "objects" / "blobs" / "sha256" / digest[:2] / digest
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes().swapcase())
+    _wait_for_a_node(session)
+    return session
+
+
+def _wait_for_a_node(session: Session) -> None:
+    """A run whose first stage was handed to an executor, and has not begun: as on a cluster that is full."""
+    ws = open_workspace(
+        Settings.from_environment(session.env(), session.root, {}), session.root, writing=True
+    )
+    (one,) = (run for run in ws.journal.run_ids() if run.startswith("weekly"))
+    request = ws.journal.run(one).request
+    assert request is not None
+    digest = request.stages[0].spec_digest
+    intended = e.StageIntended(
+        stage=request.stages[0].name, attempt=1, executor="kubernetes", spec_digest=digest
+    )
+    waiting = request.model_copy(update={"run_id": "w", "slot": None})
+    ws.journal.record_run("w", lambda _: [waiting, intended])
+    ws.documents.write("w")
+    ws.ledger.close()
+
+
+@contextmanager
+def watched(session: Session, folder: Path, *flags: str) -> Iterator[tuple[Prometheus, Any]]:
+    """The exporter, a Prometheus and the release's rules with limits of a moment; and what ends the exporter."""
+    limits = [f"--set-json=monitoring.rules.limits.{name}={value}" for name, value in SOON.items()]
+    groups = rules(*limits)
+    for rule in alerts(groups):
+        if "for" in rule:
+            rule["for"] = "1s"
+    with exporter(session, *flags) as (url, process):
+        target = url.removeprefix("http://")
+        with prometheus(folder, {target: LABELS}, groups) as server:
+            yield server, process
+
+
+def test_a_bad_night_fires_every_alert_and_the_exporter_its_own_when_it_ends(
+    tmp_path: Path,
+) -> None:
+    session = bad_night(tmp_path / "project")
+    with watched(session, tmp_path / "prometheus", "--audit-every", "24") as (server, process):
+        wanted = {rule["alert"] for rule in alerts(rules())} - WELL
+        until(lambda: firing(server) >= wanted, f"{sorted(wanted)}: {sorted(firing(server))}")
+        assert firing(server) == wanted
+        found = server.alerts()
+        said = {one["labels"]["alertname"]: one for one in found}
+        assert said["DistillRunFailed"]["annotations"]["summary"] == (
+            "The last 1 run(s) of nightly failed"
+        )
+        assert said["DistillAuditFailed"]["labels"]["check"] == "blobs"
+        late = {
+            one["labels"]["pipeline"]
+            for one in found
+            if one["labels"]["alertname"] == "DistillRunLate"
+        }
+        assert late == {"weekly"}, "a pipeline that is paused is not late"
+        assert said["DistillStagePending"]["labels"]["stage"] == "llm_on"
+        for one in found:
+            assert "<no value>" not in str(one["annotations"]), one
+            assert "error" not in one["annotations"]["summary"], one
+        _type(session, found)
+        process.kill()
+        until(lambda: "DistillExporterDown" in firing(server), "an exporter that is down")
+
+
+def _type(session: Session, found: list[dict[str, Any]]) -> None:
+    """What the alerts say to type of the launcher is a command of it that reads, or does what is said."""
+    lines = {line for one in found for line in one["annotations"]["next"].splitlines()}
+    typed = {found[1] for line in lines if (found := re.search(r" -- launcher (.+)", line))}
+    assert {"status", "list --missed", "release student", "unpause nightly"} <= typed
+    for command in sorted(typed):
+        done = session.launcher(*shlex.split(command))
+        assert done.code == (4 if command.startswith("audit") and "quick" not in command else 0), (
+            command,
+            done,
+        )
+
+
+def test_a_good_night_fires_none(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "project", LAUNCHER_QUOTA_BYTES="1TB")
+    flags = ("--schedule", "0 2 * * *", "--", "--config", "loop.env", *GIVEN)
+    assert session.launcher("cron", "nightly", *flags, "--promotion-target", "student").code == 0
+    groups = rules()
+    for rule in alerts(groups):
+        if "for" in rule:
+            rule["for"] = "1s"
+    with (
+        exporter(session, "--audit-every", "24") as (url, _),
+        prometheus(tmp_path / "p", {url.removeprefix("http://"): LABELS}, groups) as server,
+    ):
+        until(lambda: bool(server.series("distill_ledger_audit_up == 1")), "an audit")
+        looked = server.ask("rules")["groups"][0]["lastEvaluation"]
+        until(
+            lambda: server.ask("rules")["groups"][0]["lastEvaluation"] > looked,
+            "an evaluation since",
+        )
+        # A schedule of once a day has its newest slot up to a day ago.
+        assert firing(server) == set()
+        assert all(rule["health"] == "ok" for rule in server.ask("rules")["groups"][0]["rules"])
+
+
+def firing(server: Prometheus) -> set[str]:
+    return {one["labels"]["alertname"] for one in server.alerts()}
