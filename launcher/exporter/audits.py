@@ -82,7 +82,8 @@ class Audits:
             checks = json.loads(out)["checks"]
             findings = {str(one["name"]): len(one["problems"]) for one in checks}
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            self.error = str(exc)
+            # One that the end of the exporter killed says nothing.
+            self.error = self.error if self._ending.is_set() else str(exc)
         else:
             ended = clock.parse_time(clock.now()).timestamp()
             self.last, self.error = Audited(findings, ended, time.monotonic() - began), ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -23,6 +24,7 @@ __all__ = ["BUCKETS", "Spread", "Tally", "unix_time"]
 #: Upper bounds in seconds: from a stage of the demo to one of days.
 BUCKETS: Final = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 172800)
 _ENDS: Final = {"RunSucceeded": "succeeded", "RunFailed": "failed", "RunCancelled": "cancelled"}
+_OUTCOMES: Final = ("claimed", "missed", "overlap", "paused")
 _GIB: Final = 2**30
 
 Labels = tuple[str, ...]
@@ -137,6 +139,7 @@ class Tally:
         if isinstance(data, e.RunRequested):
             pipeline = self._claims.get(run_id, "")
             self.open[run_id] = _Open(pipeline)
+            self._begin(self.runs, pipeline, _ENDS.values())
             return
         if data.type in _ENDS:
             pipeline = self._claims.get(run_id, "")
@@ -156,6 +159,9 @@ class Tally:
         match data:
             case e.StageIntended():
                 run.stages[data.stage] = ("waiting", at)
+                self._begin(self.attempts, data.stage, ("succeeded",))
+                for spread in (self.waited, self.ran):
+                    spread.setdefault(data.stage, Spread())
             case e.StageStarted():
                 run.stages[data.stage] = ("running", at)
             case e.StageSucceeded() | e.StageFailed():
@@ -183,6 +189,8 @@ class Tally:
             self.ran[stage].add(seconds.running)
 
     def _pointer(self, name: str, data: e.EventData, at: float) -> None:
+        self._begin(self.promotions, name, ("promotion", "rollback"))
+        self._begin(self.refusals, name, ("gate", "held"))
         match data:
             case e.PromotionConfirmed():
                 self._learn(name, data.generation)
@@ -221,7 +229,13 @@ class Tally:
                 if not self.paused[name]:
                     self.failed_in_a_row[name] = 0
 
+    def _begin(self, counter: dict[Labels, int], name: str, outcomes: Iterable[str]) -> None:
+        """Let counters be there, at 0, before their first step: Prometheus sees no step from nothing to 1."""
+        for outcome in outcomes:
+            counter.setdefault((name, outcome), 0)
+
     def _slot(self, name: str, slot: str, outcome: str) -> None:
+        self._begin(self.slots, name, _OUTCOMES)
         self.slots[name, outcome] += 1
         self.paused.setdefault(name, False)
         self.failed_in_a_row.setdefault(name, 0)

@@ -115,7 +115,7 @@ def test_every_series_is_this_releases_and_every_name_is_its_own() -> None:
         said = yaml.safe_dump(rule["annotations"])
         assert not re.search("RELEASE|NAMESPACE", said)
         assert "kubectl -n distill " in said
-    other = alerts(rules("--set=monitoring.rules.selector=team=blue"))
+    other = alerts(rules("--set=monitoring.selector=team=blue"))
     assert all("{team=blue" in rule["expr"] for rule in other)
 
 

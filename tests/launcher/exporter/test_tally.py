@@ -155,6 +155,25 @@ def test_failures_in_a_row_end_with_a_success_or_with_a_person() -> None:
     assert samples(tallied(*twice, go_on))[key] == 0
 
 
+def test_counters_are_there_before_their_first_step() -> None:
+    """Prometheus sees no step from nothing to 1, so the first failure of a pipeline would not be one."""
+    digest = "sha256:" + "0" * 64
+    claimed = e.SlotClaimed(slot="2026-02-01T02:00:00Z", schedule="@daily", run_id="a")
+    intended = e.StageIntended(stage="retrain", attempt=1, executor="local", spec_digest=digest)
+    found = samples(
+        tallied(
+            ("pipeline/nightly", claimed), ("run/a", requested("1")), ("run/a", intended),
+            ("pointer/student", e.PointerHeld(generation=1, reason=None)),
+        )
+    )  # fmt: skip
+    for status in ("succeeded", "failed", "cancelled"):
+        assert found[f"runs_total{{pipeline=nightly,status={status}}}"] == 0
+    assert found["slots_total{outcome=missed,pipeline=nightly}"] == 0
+    assert found["stage_attempts_total{outcome=succeeded,stage=retrain}"] == 0
+    assert found["stage_run_seconds_count{stage=retrain}"] == 0
+    assert found["promotions_total{kind=rollback,pointer=student}"] == 0
+
+
 def test_a_hold_lasts_until_it_is_released() -> None:
     rollback = e.Generation(
         name="student",
