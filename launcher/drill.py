@@ -170,8 +170,9 @@ class _Rebuilt:
         self._say(counted(files, "document"), counted(here, "run"))
         for difference in settled(lambda: self._standing(documents, suspects)):
             self.check.bad(self._shown(difference.path), _DIFFERENCE[difference.what])
+        known = set(runs)
         for path in strangers:
-            if path.parent.name not in runs:
+            if path.parent.name not in known:
                 self.check.bad(self._shown(path), "the ledger does not know this run")
         if projected:
             self.check.notes.append(

@@ -41,9 +41,14 @@ _THIRD: Final = 8
 Query = tuple[str, str]
 
 
-def _increase(metric: str, *by: str, selector: str = "") -> str:
-    """How much a counter grew in the window; not whole numbers, since Prometheus extrapolates."""
-    return f"sum by ({', '.join(by)}) (increase({_M}{metric}{{{selector}}}[$window]))"
+def _increase(metric: str, by: str) -> str:
+    """How much a counter grew in the window; not in whole numbers, since Prometheus extrapolates."""
+    return f"sum by ({by}) (increase({_M}{metric}{{}}[$window]))"
+
+
+def _number(metric: str, by: str) -> Query:
+    """How many in the window, by a label."""
+    return f"round({_increase(metric, by)})", "{{" + by + "}}"
 
 
 def _panels() -> list[dict[str, Any]]:
@@ -58,9 +63,10 @@ def _panels() -> list[dict[str, Any]]:
         return f"{total} / ({count} > 0)"
 
     pipelines = 'pipeline!=""'
+    in_store = 'class!~"run folders|backups"'
     success = since("pipeline_newest_success", pipelines)
     failures = f"{_M}pipeline_failures_in_a_row{{{pipelines}}}"
-    refused = f"sum(increase({_M}promotion_refusals_total{{}}[$window]))"
+    refused = f"round(sum(increase({_M}promotion_refusals_total{{}}[$window])))"
     gpu_hours = f"{_increase('gpu_seconds_total', 'stage')} / 3600"
     figures = [
         _stat("Live for", 4, "s", since("pointer_live"), "{{pointer}}", (8 * _DAY, _ORANGE)),
@@ -76,19 +82,19 @@ def _panels() -> list[dict[str, Any]]:
         _graph(
             f"Runs that ended {window}",
             "none",
-            (_increase("runs_total", "status"), "{{status}}"),
+            _number("runs_total", "status"),
             stack=True,
         ),
         _graph(
             f"Slots settled {window}",
             "none",
-            (_increase("slots_total", "outcome"), "{{outcome}}"),
+            _number("slots_total", "outcome"),
             stack=True,
         ),
         _graph(
             f"Promotions {window}",
             "none",
-            (_increase("promotions_total", "kind"), "{{kind}}"),
+            _number("promotions_total", "kind"),
             (refused, "refused"),
             stack=True,
         ),
@@ -110,7 +116,7 @@ def _panels() -> list[dict[str, Any]]:
         _graph(
             "Stored, against the quota",
             "bytes",
-            (f"sum by (class) ({_M}stored_bytes{{}}) > 0", "{{class}}"),
+            (f"sum by (class) ({_M}stored_bytes{{{in_store}}}) > 0", "{{class}}"),
             (f"max({_M}quota_bytes{{}})", "quota"),
             stack=True,
         ),

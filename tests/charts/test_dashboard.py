@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from scripts.dashboard import DASHBOARD, document
+from scripts.dashboard_picture import Source, draw
 from tests.charts.bad_night import LABELS, bad_night, on_a_cluster
 from tests.charts.monitoring import dashboard, made
 from tests.cli.session import make_session, until
@@ -93,6 +94,9 @@ def test_every_query_is_answered_with_series(tmp_path: Path) -> None:
                 "query_range", query=expr, start=str(now - 60), end=str(now), step="5"
             )
             assert found["result"], expr
+        picture = tmp_path / "picture.png"
+        draw(Source(server.url, now - 60, now, "1m"), picture)
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def _silent(server: Prometheus, wanted: dict[tuple[str, str], None]) -> list[str]:

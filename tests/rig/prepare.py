@@ -21,6 +21,7 @@ from tests.rig.cluster.images import debian_archive
 from tests.rig.cluster.minigrid_image import minigrid_image
 from tests.rig.cluster.programs import given, programs
 from tests.rig.helm import helm_program
+from tests.rig.prometheus import prometheus_program
 from tests.rig.s3 import s3_program
 
 __all__ = ["main"]
@@ -58,6 +59,7 @@ def _parts(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "the base image", debian_archive
     yield "this project's image", agent_image()[1]
     yield "the demo's image", minigrid_image()[1]
+    yield "Prometheus", prometheus_program
 
 
 if __name__ == "__main__":

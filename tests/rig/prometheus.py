@@ -19,9 +19,14 @@ import yaml
 
 from tests.rig.packages import installed_package
 
-__all__ = ["Prometheus", "prometheus", "promtool"]
+__all__ = ["Prometheus", "prometheus", "prometheus_program", "promtool"]
 
 _START_SECONDS = 60.0
+
+
+def prometheus_program() -> str:
+    """The server, installed where that can be done; skips where not."""
+    return installed_package("/usr/bin/prometheus", "prometheus")
 
 
 def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -73,7 +78,7 @@ def prometheus(
     every: str = "1s",
 ) -> Iterator[Prometheus]:
     """One that scrapes ``targets`` (HOST:PORT and the labels of its series) and evaluates ``rules`` so often."""
-    program = installed_package("/usr/bin/prometheus", "prometheus")
+    program = prometheus_program()
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
