@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.guide import Typed, bash, blocks
 from tests.e2e.project import CONFIG, SCORECARD, TEACHER, make_project
 from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
@@ -17,8 +17,7 @@ from tests.rig.tools import hand_tools
 
 pytestmark = pytest.mark.folder  # has a bucket of its own
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "bucket-layout.md"
-COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+COMMANDS = blocks("bucket-layout.md")
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +44,9 @@ def place(
     )
 
 
-def typed(place: tuple[Path, dict[str, str], Path], name: str) -> subprocess.CompletedProcess[str]:
+def typed(place: tuple[Path, dict[str, str], Path], name: str) -> Typed:
     folder, environment, _ = place
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", COMMANDS[name]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return bash(COMMANDS[name], folder, environment)
 
 
 def test_what_is_live_and_its_bytes(place: tuple[Path, dict[str, str], Path]) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.guide import Typed, bash, blocks
 from tests.e2e.project import CONFIG, LAUNCHER, SCORECARD, TEACHER, make_project
 from tests.rig.policies import ARN, credentials, serving_users
 from tests.rig.s3 import S3Server, client_of
@@ -20,11 +19,9 @@ from tests.rig.tools import hand_tools
 
 pytestmark = pytest.mark.folder  # has buckets of its own
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "recovery.md"
-COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+COMMANDS = blocks("guides/recovery.md")
 WELL = "everything that was checked is what was written\n"
 BUCKET = "distill"
-Typed = subprocess.CompletedProcess[str]
 
 
 @dataclass
@@ -52,16 +49,7 @@ class Place:
         return found
 
     def bash(self, text: str, **more: str) -> Typed:
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            cwd=self.top / "project",
-            env={**self.environment, **more},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return bash(text, self.top / "project", {**self.environment, **more})
 
     def typed(self, name: str, **more: str) -> Typed:
         """A block of the page, which has to end well."""

@@ -5,32 +5,24 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.guide import bash, blocks
 from tests.e2e.project import CONFIG, LAUNCHER, SCORECARD, TEACHER, Project, make_project
 from tests.rig.s3 import S3Server
 from tests.rig.s3 import s3_server as s3_server
 from tests.rig.tools import hand_tools
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "team.md"
-COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+COMMANDS = blocks("guides/team.md")
 GIVEN = ["--config", CONFIG, "--teacher-checkpoint", TEACHER, "--teacher-scorecard", SCORECARD]
 
 pytestmark = pytest.mark.folder
 
 
 def typed(project: Project, environment: dict[str, str], name: str) -> str:
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", COMMANDS[name]],
-        cwd=project.root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = bash(COMMANDS[name], project.root, environment)
     assert done.returncode == 0, done
     return done.stdout
 
