@@ -122,6 +122,8 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = (
     (re.compile(r"Insufficient (\S+)"), r"too little \1 free"),
     (re.compile(r"Too many pods"), "no room for one more pod"),
     (re.compile(r"node\(s\) had untolerated taint (\{.*\})"), r"a taint that it does not tolerate, \1"),
+    # From 1.34 on it does not say which.
+    (re.compile(r"node\(s\) had untolerated taint\(s\)"), "a taint that it does not tolerate"),
     (re.compile(r"node\(s\) were unschedulable"), "been cordoned"),
     (
         re.compile(r"node\(s\) didn't match Pod's node affinity/selector"),

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from k8s.client import Client
 
-__all__ = ["KubernetesExecutor"]
+__all__ = ["KubernetesExecutor", "ran"]
 
 #: How long the first lists of a run's Jobs, pods and events may take.
 _LIST_SECONDS: Final = 60.0
@@ -289,7 +289,7 @@ class KubernetesExecutor:
             full = replace(full, handle=self._handle(job))
         if result.closed_by is None and result.exit_code and result.oom_kills and pods:
             full = replace(full, message=out_of_memory(pods[-1]))
-        return Ended(full, _pods(pods) or _ran(pods))
+        return Ended(full, ran(result.pod, pods))
 
     def _is_news(self, found: Running) -> bool:
         fresh = {pod.uid for pod in found.pods} - self._told
@@ -367,10 +367,22 @@ def _pods(pods: list[Object]) -> tuple[Pod, ...]:
     )
 
 
-def _ran(pods: list[Object]) -> tuple[Pod, ...]:
-    """The pod that must have run what has a result, where none was seen to: the newest that a node took."""
-    taken = [one for one in map(seen_pod, oldest_first(pods)) if one.node]
-    return tuple(Pod(one.uid, str(one.node), one.image_id, one.bound_at) for one in taken[-1:])
+def ran(by: Pod | None, pods: list[Object]) -> tuple[Pod, ...]:
+    """Those whose command started, oldest first; and the one ``by`` which there is a result, though nobody saw it.
+
+    A kubelet may tell of a pod's start long after the pod has committed its result.
+    """
+    started = _pods(pods)
+    taken = {
+        one.uid: Pod(one.uid, one.node, one.image_id, one.bound_at)
+        for one in map(seen_pod, oldest_first(pods))
+        if one.node
+    }
+    if by is None:
+        return started or tuple(taken.values())[-1:]
+    if by.uid in {one.uid for one in started}:
+        return started
+    return (*started, taken.get(by.uid, by))
 
 
 def _stage(name: str) -> StageName:

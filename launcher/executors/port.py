@@ -85,6 +85,8 @@ class StageResult:
     counted_since: str | None = None
     #: How often something of it was killed for its memory.
     oom_kills: int = 0
+    #: The pod that says so; None where it was somebody else, or no pod.
+    pod: Pod | None = None
 
     @classmethod
     def parse(cls, data: bytes, key: str) -> StageResult:
@@ -102,7 +104,7 @@ class StageResult:
     @classmethod
     def _of(cls, raw: dict[str, Any]) -> StageResult:
         seconds = raw.get("seconds") or {}
-        tags = raw.get("tag_file")
+        tags, pod = raw.get("tag_file"), raw.get("pod") or {}
         return cls(
             exit_code=raw["exit_code"],
             closed_by=raw["closed_by"],
@@ -119,6 +121,7 @@ class StageResult:
             metrics_ignored=tuple(raw.get("metrics_ignored", ())),
             tag_file=Saved(**tags) if tags else None,
             oom_kills=int(raw.get("oom_kills") or 0),
+            pod=Pod(pod["uid"], pod.get("node") or "unknown") if pod.get("uid") else None,
         )
 
 
