@@ -86,7 +86,8 @@ class ClusterProject:
 
     def stored(self, key: str) -> Path:
         """Where the S3 server keeps an object, or the objects below ``key``."""
-        assert self.cluster.s3
+        if self.cluster.s3 is None:
+            pytest.skip("the files of the given cluster's bucket cannot be read here")
         bucket = self.environment["LAUNCHER_STORE"].removeprefix("s3://")
         return self.cluster.s3.root / bucket / key
 
