@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from kubernetes.config import kube_config
 
 import launcher.executors.kubernetes
 import launcher.pods
-from k8s.client import Client
+from k8s.connection import Connection
 from launcher.cli.main import main as program
 
 _LOADED = (boto3, launcher.executors.kubernetes, launcher.pods)
@@ -47,9 +48,9 @@ def called(method: str, path: str, query: Any) -> str:
 def watched(death: Any, calls: Path) -> None:
     """Note each call of the API server from now on, and die at the one that is meant."""
     seen: list[str] = []
-    one_by_one, real = threading.Lock(), Client._call
+    one_by_one, real = threading.Lock(), Connection._call
 
-    def instead(self: Client, method: str, path: str, query: Any, *more: Any) -> Any:
+    def instead(self: Connection, method: str, path: str, query: Any, *more: Any) -> Any:
         name = called(method, path, query)
         with one_by_one:
             number = seen.count(name)
@@ -67,7 +68,7 @@ def watched(death: Any, calls: Path) -> None:
             if death == [name, number, "after"]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    Client._call = instead  # type: ignore[method-assign]
+    Connection._call = instead  # type: ignore[method-assign]
 
 
 def launch(one: dict[str, Any]) -> None:
@@ -76,18 +77,20 @@ def launch(one: dict[str, Any]) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.environ |= {"LAUNCHER_HOME": one["home"], "LAUNCHER_STORE": one["store"]}
-    # The package read the variable when it was imported.
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = one["kubeconfig"]
-    watched(one["death"], Path(f"{one['out']}.calls"))
-    while one["awaits"] and not any(
-        one["awaits"].encode() in segment.read_bytes() for segment in Path(one["log"]).glob("*")
-    ):
-        time.sleep(0.05)
     code = 1
     try:
+        # The package read the variable when it was imported.
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = one["kubeconfig"]
+        watched(one["death"], Path(f"{one['out']}.calls"))
+        while one["awaits"] and not any(
+            one["awaits"].encode() in segment.read_bytes() for segment in Path(one["log"]).glob("*")
+        ):
+            time.sleep(0.05)
         program(one["arguments"])
     except SystemExit as exc:
         code = int(exc.code or 0)
+    except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
