@@ -26,6 +26,13 @@ _GROUPS: Final[Mapping[Kind, str]] = {
 }
 #: After so long the server ends a watch by itself, and it is taken up where it ended.
 _WATCH_SECONDS: Final = 1800
+#: Of Jobs and pods it sends a bookmark about once a minute; one that is silent for longer is not there any more. Events
+#: it watches without the cache that makes bookmarks, so their silence tells nothing.
+_SILENCE_SECONDS: Final[Mapping[Kind, float]] = {
+    "jobs": 90.0,
+    "pods": 90.0,
+    "events": _WATCH_SECONDS + 60.0,
+}
 _PAGE: Final = 500
 
 
@@ -147,13 +154,15 @@ class Client:
             "timeoutSeconds": str(_WATCH_SECONDS),
             **({"labelSelector": selector} if selector else {}),
         }
-        return self._connection.stream(self._path(kind), query, f"{kind} cannot be watched")
+        what, silence = f"{kind} cannot be watched", _SILENCE_SECONDS[kind]
+        return self._connection.stream(self._path(kind), query, what, silence_seconds=silence)
 
     def log(self, pod: str, container: str, *, follow: bool = False) -> Stream:
         """A container's log, raw; with ``follow`` until it ends. Raises ClusterRefusedError where there is none yet."""
         query = {"container": container, **({"follow": "true"} if follow else {})}
         path = f"{self._path('pods', pod)}/log"
-        return self._connection.stream(path, query, f"the log of {pod} cannot be read")
+        what = f"the log of {pod} cannot be read"
+        return self._connection.stream(path, query, what, silence_seconds=None)
 
     # --- calls ---
 

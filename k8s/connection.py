@@ -31,8 +31,6 @@ Object = dict[str, Any]
 #: How long an API server may take to begin an answer.
 ANSWER_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 5.0
-#: A server sends a bookmark about once a minute; one that is silent for longer is not there any more.
-_SILENCE_SECONDS: Final = 90.0
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 #: Asked for too much, or of a server that is about to end or to start.
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -115,12 +113,16 @@ class Connection:
             said = {"message": data[:500].decode("utf-8", "replace")}
         return response.status, said if isinstance(said, dict) else {}
 
-    def stream(self, path: str, query: Mapping[str, str], what: str) -> Stream:
-        """The answer as it comes; ``what`` it is that cannot be had begins each error's message.
+    def stream(
+        self, path: str, query: Mapping[str, str], what: str, *, silence_seconds: float | None
+    ) -> Stream:
+        """The answer as it comes; it ends where nothing came for ``silence_seconds``; None: with the other end.
+
+        ``what`` it is that cannot be had begins each error's message.
 
         Raises ExpiredError, ClusterRefusedError, ClusterUnavailableError.
         """
-        response = self._call("GET", path, query, None, _SILENCE_SECONDS)
+        response = self._call("GET", path, query, None, silence_seconds)
         if response.status == 410:
             response.close()
             raise ExpiredError(what)
@@ -140,7 +142,7 @@ class Connection:
         path: str,
         query: Mapping[str, str] | None,
         body: Object | None,
-        seconds: float,
+        seconds: float | None,
     ) -> Any:
         """The response, its body unread; credentials that are not taken any more are renewed."""
         api = self._api
@@ -177,7 +179,7 @@ class Connection:
         path: str,
         query: Mapping[str, str] | None,
         body: Object | None,
-        seconds: float,
+        seconds: float | None,
     ) -> Any:
         headers = {"Accept": "application/json"}
         if body is not None:

@@ -1,7 +1,8 @@
 """What a cluster has of one run, kept in step: list, then watch from there, and list again where a watch tears.
 
 1. What is here is what some list would have said at some moment; it only goes forward. A torn line, a dropped
-   connection, a silent end, 410: the next step is another list, and whatever was missed shows in it.
+   connection, a silent end, 410: the next step is another list, and whatever was missed shows in it. That alone says
+   whether the server is away, for a watch also ends of silence, or with one of several servers.
 2. Nothing is asked while nothing changes, except that a server which does not answer is asked again, ever more
    seldom.
 3. Before something final is decided of an absence, ``fresh`` lists: a watch may be behind.
@@ -13,6 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -163,9 +165,8 @@ class Mirror:
                     one["metadata"]["uid"]: one for one in found.items if self._keeps(part, one)
                 }
                 self._set(part, items)
-                self._follow(part, found.version)
-            except ExpiredError:
-                pass
+                with suppress(ExpiredError, ClusterUnavailableError):
+                    self._follow(part, found.version)
             except (ClusterUnavailableError, ClusterRefusedError) as exc:
                 self._away(part, exc)
             # A watch that lived for a while ended in the way of things; one that did not is not hurried.

@@ -145,6 +145,28 @@ def test_what_was_missed_shows_in_the_next_list(
     assert mirror.seen().error is None
 
 
+def test_a_watch_that_ends_of_silence_is_no_outage(script: Script, mirror: Mirror) -> None:
+    mirror.open()
+    number = mirror.ready(10).number
+    script.watches.put(ClusterUnavailableError("the API server does not answer: Read timed out."))
+    while script.lists < 2:
+        assert mirror.wait(number, 0.1).error is None
+    assert mirror.wait(number, 0.5).number == number
+
+
+def test_a_list_says_that_the_server_is_away_and_that_it_is_back(
+    script: Script, mirror: Mirror
+) -> None:
+    mirror.open()
+    number = mirror.ready(10).number
+    script.refuse = ClusterUnavailableError("the API server does not answer: Connection refused")
+    script.watches.put(ClusterUnavailableError("the connection was dropped"))
+    assert mirror.wait(number, 10).error is script.refuse
+    script.refuse, script.now = None, [thing("r-1")]
+    until(mirror, {"r-1"})
+    assert mirror.seen().error is None
+
+
 def test_nothing_is_asked_while_nothing_changes(script: Script, mirror: Mirror) -> None:
     mirror.open()
     assert mirror.ready(10).error is None
