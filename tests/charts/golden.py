@@ -25,6 +25,7 @@ CASES = {
     "small": "distill-ledger",
     "everything": "distill-ledger",
     "sqlite": "distill-ledger",
+    "admin": "distill-ledger-admin",
 }
 
 

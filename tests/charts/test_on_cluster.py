@@ -1,0 +1,249 @@
+"""A release on a real cluster: it fires by itself, is turned back, survives its launchers, and keeps its data.
+
+The tests stand on each other, in their order: one release lives through all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from k8s.permissions import RUN
+from tests.charts.releases import SCHEDULED, Team, minute, team
+from tests.rig.k8s import Cluster, on_cluster
+from tests.rig.k8s import cluster as cluster
+
+pytestmark = [*on_cluster, pytest.mark.long]
+
+_EVERY_MINUTE = "* * * * *"
+#: Every run has a student of its own.
+_STUDENT = 'RETRAIN_CMD=\'echo "weights of $RUN_ID" > "$CHECKPOINT_DIR/student.pt"\'\n'
+_SLOW = (
+    "LLM_ON_CMD='echo captured'\n"
+    "RETRAIN_CMD='echo begun; until [ -e /tmp/go ]; do sleep 0.2; done; echo w > \"$CHECKPOINT_DIR/student.pt\"'\n"
+)
+_FILES = {"teacher.txt": "a teacher", "scorecard.json": "{}"}
+_GIVEN = {"teacherCheckpoint": "files/teacher.txt", "teacherScorecard": "files/scorecard.json"}
+
+
+def pipeline(config: str, **more: Any) -> dict[str, Any]:
+    return {"schedule": _EVERY_MINUTE, "config": config, "files": _FILES, **_GIVEN, **more}
+
+
+@pytest.fixture(scope="module")
+def ours(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    with team(cluster, tmp_path_factory.mktemp("charts") / "team") as made:
+        yield made
+
+
+def values(ours: Team, **more: Any) -> dict[str, Any]:
+    """Of the release nightly."""
+    pipelines = {
+        "nightly": pipeline(_STUDENT, promotionTarget="student"),
+        "slow": pipeline(_SLOW, suspend=True),
+    }
+    return ours.values(pipelines=pipelines, tests={"run": True}, **more)
+
+
+def runs(ours: Team, name: str) -> list[str]:
+    """The ids of a pipeline's runs that were requested."""
+    asked = [e["data"]["run_id"] for e in ours.events() if e["type"] == "RunRequested"]
+    return [one for one in asked if one.startswith(f"{name}-")]
+
+
+def test_it_fires_by_itself_and_what_it_makes_is_promoted(ours: Team) -> None:
+    said = ours.install("nightly", values(ours))
+    assert f"kubectl -n {ours.namespace} create job --from=cronjob/nightly-rollback" in said
+    ours.cluster.until(lambda: ours.facts("pointer/student"), 240)
+    ours.until("pointer/student", "PromotionConfirmed")
+    (first, *_) = runs(ours, "nightly")
+    (job, *_) = (
+        one
+        for one in ours.get("jobs")["items"]
+        if SCHEDULED in one["metadata"].get("annotations", {})
+    )
+    digits = job["metadata"]["annotations"][SCHEDULED].replace("-", "").replace(":", "")[:13]
+    assert first == f"nightly-{digits}Z"
+    request = next(e for e in ours.events() if e["type"] == "RunRequested")
+    assert request["actor"] == "cron nightly"
+    live = ours.pointer()["generations"][-1]
+    assert (live["run_id"], live["kind"]) == (first, "promotion")
+
+
+def test_stages_are_restricted_and_nobodys_but_the_launchers(ours: Team) -> None:
+    (first, *_) = runs(ours, "nightly")
+    (job,) = ours.get("jobs", "-l", f"distill-ledger/run={first}")["items"]
+    assert "ownerReferences" not in job["metadata"]
+    assert "app.kubernetes.io/instance" not in job["metadata"]["labels"]
+    assert job["metadata"]["labels"]["distill-ledger-release"] == "nightly"
+    spec = job["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "nightly-stages"
+    (pod,) = ours.pods(f"distill-ledger/run={first}")
+    assert all("projected" not in volume for volume in pod["spec"]["volumes"])
+    policy = ours.get("networkpolicy", "nightly-stages")["spec"]["podSelector"]["matchLabels"]
+    assert policy.items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_exporter_answers_and_a_launcher_is_there_to_type_in(ours: Team) -> None:
+    ours.kubectl("rollout", "status", "deploy/nightly-exporter", "--timeout=60s")
+    typed = ("exec", "deploy/nightly-exporter", "--", "launcher")
+    assert json.loads(ours.kubectl(*typed, "pointers", "student", "--json"))["name"] == "student"
+    (pod,) = ours.pods("app.kubernetes.io/component=exporter")
+    where = f"/api/v1/namespaces/{ours.namespace}/pods/{pod['metadata']['name']}:9464/proxy/metrics"
+    metrics = ours.cluster.kubectl("get", "--raw", where)
+    assert 'distill_ledger_promotions_total{kind="promotion",pointer="student"}' in metrics
+
+
+def test_a_bad_student_is_turned_back_by_kubectl_alone(ours: Team) -> None:
+    ours.cluster.until(lambda: len(ours.pointer()["generations"]) > 1, 200)
+    ours.kubectl("patch", "cronjob", "nightly", "-p", '{"spec": {"suspend": true}}')
+    ours.cluster.until(
+        lambda: json.loads(ours.launcher("list", "--json"))["runs"][0]["status"] != "open"
+    )
+    before = ours.pointer()["generations"]
+    ours.fire("nightly-rollback", "back")
+    assert ours.ended("back") == "Complete", ours.log("back")
+    after = ours.pointer()["generations"][-1]
+    assert (after["kind"], after["digest"]) == ("rollback", before[-2]["digest"])
+    assert after["actor"] == "rollback of nightly"
+    assert "automatic promotions of student are held" in ours.log("back")
+
+
+def test_a_slot_that_fires_twice_makes_one_run(ours: Team) -> None:
+    slot, before = minute(), len(runs(ours, "nightly"))
+    ours.cluster.until(lambda: minute() > slot, 90)
+    slot = minute()
+    for job in ("twice-1", "twice-2"):
+        ours.fire("nightly", job, slot)
+    assert [ours.ended(job) for job in ("twice-1", "twice-2")] == ["Complete", "Complete"]
+    assert len(runs(ours, "nightly")) == before + 1
+    (run,) = runs(ours, "nightly")[before:]
+    assert len(ours.pods(f"distill-ledger/run={run}")) == 1
+    # The pointer is held since the rollback: the run is well, and promotes nothing.
+    assert ("RunSucceeded", None) in ours.facts(f"run/{run}")
+    assert ours.pointer()["generations"][-1]["kind"] == "rollback"
+
+
+def go(ours: Team, run: str) -> None:
+    """What its retrain waits for."""
+    selector = (f"distill-ledger/run={run}", "distill-ledger/stage=retrain")
+    (pod,) = ours.pods(*selector)
+    name = pod["metadata"]["name"]
+    ours.kubectl("exec", name, "-c", "command", "--", "bash", "-c", ": > /tmp/go")
+
+
+def slow_run(ours: Team, slot: str) -> str:
+    return f"slow-{slot.replace('-', '').replace(':', '')[:13]}Z"
+
+
+def test_a_launcher_that_is_killed_is_replaced_and_each_stage_runs_once(ours: Team) -> None:
+    slot = minute()
+    run = slow_run(ours, slot)
+    ours.fire("nightly-slow", "killed", slot)
+    ours.until(f"run/{run}", "StageStarted", "retrain")
+    (pod,) = ours.pods("job-name=killed")
+    ours.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=2")
+    ours.cluster.until(
+        lambda: [
+            one
+            for one in ours.pods("job-name=killed")
+            if one["metadata"]["uid"] != pod["metadata"]["uid"]
+        ]
+    )
+    go(ours, run)
+    assert ours.ended("killed") == "Complete", ours.log("killed")
+    started = [stage for fact, stage in ours.facts(f"run/{run}") if fact == "StageStarted"]
+    assert started == ["llm_on", "retrain"]
+    assert len(ours.pods(f"distill-ledger/run={run}")) == 2
+
+
+def test_whoever_comes_for_the_next_slot_finishes_what_was_left(ours: Team) -> None:
+    slot = minute(1)
+    run = slow_run(ours, slot)
+    ours.fire("nightly-slow", "left", slot)
+    ours.until(f"run/{run}", "StageStarted", "retrain")
+    ours.kubectl("delete", "job", "left", "--grace-period=1", "--wait=true")
+    # Its stages belong to nobody who went.
+    assert ours.get("jobs", "-l", f"distill-ledger/run={run}")["items"]
+    ours.fire("nightly-slow", "next", minute(2))
+    ours.cluster.until(lambda: "passed over" in ours.log_or_nothing("next"))
+    go(ours, run)
+    assert ours.ended("next") == "Complete", ours.log("next")
+    assert ours.facts(f"run/{run}")[-1][0] == "RunSucceeded"
+    assert "is still open" in ours.log("next")
+
+
+def test_two_releases_share_a_namespace_and_a_bucket(ours: Team) -> None:
+    other = ours.values(
+        pipelines={"other": pipeline(_STUDENT, promotionTarget="other", suspend=True)}
+    )
+    ours.install("second", other)
+    ours.fire("second-other", "others")
+    assert ours.ended("others") == "Complete", ours.log("others")
+    (run,) = runs(ours, "other")
+    (job,) = ours.get("jobs", "-l", f"distill-ledger/run={run}")["items"]
+    assert job["metadata"]["labels"]["distill-ledger-release"] == "second"
+    assert ours.pointer("other")["generations"][-1]["run_id"] == run
+    ours.helm("uninstall", "second", "--wait")
+    assert ours.pointer("other")["generations"][-1]["run_id"] == run
+    assert ours.get("cronjob", "nightly-rollback")
+
+
+def test_helm_tests_it(ours: Team) -> None:
+    said = ours.helm("test", "nightly", "--logs", "--timeout=150s")
+    assert said.count("Phase:          Succeeded") >= 2, said
+    assert f"all {len(RUN)} that a run takes" in said
+
+
+def test_an_upgrade_and_its_rollback_change_no_data(ours: Team) -> None:
+    head, live = ours.launcher("ledger", "head"), ours.pointer()["generations"][-1]
+    suspended = values(ours, audit={"schedule": "0 6 * * 0", "args": ["--quick"]})
+    suspended["pipelines"]["nightly"]["suspend"] = True
+    ours.install("nightly", suspended)
+    assert ours.get("cronjob", "nightly-audit")["spec"]["schedule"] == "0 6 * * 0"
+    ours.helm("rollback", "nightly", "1", "--wait")
+    assert ours.get("cronjob", "nightly-audit")["spec"]["schedule"] == "0 5 * * 0"
+    ours.install("nightly", suspended)
+    assert ours.pointer()["generations"][-1] == live
+    assert ours.launcher("ledger", "head").split()[0] >= head.split()[0]
+
+
+def test_care_runs_as_the_chart_has_it(ours: Team) -> None:
+    for name in ("audit", "gc"):
+        ours.fire(f"nightly-{name}", name)
+    for name in ("audit", "gc"):
+        assert ours.ended(name) == "Complete", ours.log(name)
+
+
+def test_each_verb_that_is_taken_away_is_named_by_doctor(ours: Team) -> None:
+    role = ours.get("role", "nightly-launcher")
+    found = ours.get("configmap", "nightly")["data"]["profile.yaml"]
+    (ours.root / "profile.yaml").write_text(found)
+    config = str(ours.as_account("nightly-launcher"))
+    asked = ("doctor", "--no-probe", "--profile", "profile.yaml", "--stage", "retrain")
+    for one in RUN:
+        less = [
+            {**rule, "verbs": [verb for verb in rule["verbs"] if verb != one.verb]}
+            if one.resource in rule["resources"]
+            else rule
+            for rule in role["rules"]
+        ]
+        assert less != role["rules"]
+        patch = json.dumps({"rules": [rule for rule in less if rule["verbs"]]})
+        ours.kubectl("patch", "role", "nightly-launcher", "--type=merge", "-p", patch)
+        said = ours.launcher(*asked, code=2, KUBECONFIG=config)
+        assert f"may not {one.words}: {one.why}" in said
+        assert said.count("may not ") - said.count("not looked at") == 1, said
+    whole = json.dumps({"rules": role["rules"]})
+    ours.kubectl("patch", "role", "nightly-launcher", "--type=merge", "-p", whole)
+    assert f"all {len(RUN)} that a run takes" in ours.launcher(*asked, KUBECONFIG=config)
+
+
+def test_what_goes_leaves_the_data(ours: Team) -> None:
+    live = ours.pointer()["generations"][-1]
+    ours.helm("uninstall", "nightly", "--wait")
+    assert ours.pointer()["generations"][-1] == live
+    ours.launcher("audit")
