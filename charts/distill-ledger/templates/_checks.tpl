@@ -14,6 +14,7 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and $values.tests.run (ne $values.ledger.kind "store") }}{{ fail "tests.run needs ledger.kind=store: the file belongs to the pipelines' pods" }}{{ end -}}
 {{- if and $values.profile $values.profileFrom.configMap }}{{ fail "profile and profileFrom.configMap: one of them" }}{{ end -}}
 {{- if and $values.networkPolicy.enabled (not $values.networkPolicy.store.to) -}}
 {{- fail "networkPolicy.store.to names nobody: where is the store? [{ipBlock: {cidr: 10.0.0.7/32}}], or networkPolicy.enabled=false" -}}
