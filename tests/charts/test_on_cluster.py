@@ -212,9 +212,9 @@ def test_an_upgrade_and_its_rollback_change_no_data(ours: Team) -> None:
 
 
 def test_care_runs_as_the_chart_has_it(ours: Team) -> None:
-    for name in ("audit", "gc"):
+    for name in ("audit", "drill", "gc"):
         ours.fire(f"nightly-{name}", name)
-    for name in ("audit", "gc"):
+    for name in ("audit", "drill", "gc"):
         assert ours.ended(name) == "Complete", ours.log(name)
 
 
