@@ -43,7 +43,10 @@ _PIPELINE = {"schedule": "0 2 * * *", "config": "RETRAIN_CMD=true"}
             "pipelines.more.config gives API_TOKEN a value",
         ),
         ({"profileFrom": {"configMap": "x"}}, "profile and profileFrom.configMap"),
-        ({"ledger": {"kind": "sqlite"}, "tests": {"run": True}}, "tests.run needs ledger.kind=store"),
+        (
+            {"ledger": {"kind": "sqlite"}, "tests": {"run": True}},
+            "tests.run needs ledger.kind=store",
+        ),
         ({"exporter": {"port": 80}}, "/exporter/port"),
     ],
 )
