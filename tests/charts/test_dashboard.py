@@ -101,3 +101,9 @@ def test_every_query_is_answered_with_series(tmp_path: Path) -> None:
 
 def _silent(server: Prometheus, wanted: dict[tuple[str, str], None]) -> list[str]:
     return [title for title, expr in wanted if not server.series(expr)]
+
+
+def test_the_picture_of_the_docs_is_a_small_one() -> None:
+    picture = DASHBOARD.parents[3] / "docs" / "images" / "dashboard.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 300_000
