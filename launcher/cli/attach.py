@@ -42,15 +42,15 @@ def attach_command(run: str, home: str | None) -> int:
                 f"run {name} has no Jobs", f"launcher logs {name} -f, or launcher resume {name}"
             )
         screen = Screen(ws)
-        screen.opening(state)
-        if state.status == "open" and (noted_driver(ws.store, run_id) or is_driven(ws, run_id)):
-            try:
+        try:
+            screen.opening(state)
+            if state.status == "open" and (noted_driver(ws.store, run_id) or is_driven(ws, run_id)):
                 state = _followed(ws, state, screen)
-            except KeyboardInterrupt:
-                echo(f"launcher: {left_words(ws, run_id)}", err=True)
-                return 130
-            if state.status == "open":
-                screen.note(f"nobody drives {name} any more; going on from here")
+                if state.status == "open":
+                    screen.note(f"nobody drives {name} any more; going on from here")
+        except KeyboardInterrupt:
+            echo(f"launcher: {left_words(ws, run_id)}", err=True)
+            return 130
         with driving(ws, run_id):
             return drive(ws, config_of(ws, state, {}), run_id, screen=screen)
 

@@ -12,7 +12,7 @@ from tests.fault.cluster_pods import PodRuns, pod_runs, processes_of
 from tests.rig.k8s import GPU, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 
 @dataclass(frozen=True)

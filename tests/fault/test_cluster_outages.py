@@ -23,7 +23,7 @@ from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 from tests.rig.relay import Relay, relayed
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _AWAY_SECONDS = 30.0
 _SAYS = 'echo "$STAGE ran"'

@@ -16,7 +16,7 @@ from tests.rig.cluster_project import LAUNCHER, ClusterProject, cluster_project
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _STUDENT = 'echo weights > "$CHECKPOINT_DIR/student.pt"'
 _DAY = 86400
@@ -143,6 +143,8 @@ def test_a_cancelled_run_ends_stage_and_driver(project: ClusterProject) -> None:
     project.submit("stopped", "--detach", retrain="trap : TERM; sleep 300 & wait")
     with project.started(str(LAUNCHER), "attach", "stopped") as attached:
         project.until("stopped", "StageStarted", "retrain")
+        assert attached.stdout is not None
+        assert attached.stdout.readline().startswith("run stopped")
         attached.send_signal(signal.SIGINT)
         _, said = attached.communicate(timeout=60)
     assert attached.returncode == 130
