@@ -23,7 +23,7 @@ from tests.k8s.roles import role
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _LAUNCHER = Path(sys.executable).with_name("launcher")
 _RESOURCES = {"cpu": "10m", "memory": "64Mi"}
