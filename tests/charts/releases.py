@@ -93,6 +93,7 @@ class Team:
         return self.cluster.kubectl("-n", self.namespace, *arguments, given=given)
 
     def launcher(self, *arguments: str, code: int = 0, **environment: str) -> str:
+        """What a launcher of this machine printed on its standard output."""
         done = subprocess.run(
             [str(_LAUNCHER), *arguments],
             cwd=self.root,
@@ -104,7 +105,7 @@ class Team:
             timeout=_SECONDS,
         )
         assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stdout
 
     def fire(self, pipeline: str, job: str, slot: str | None = None) -> None:
         """Make a Job of the CronJob as its controller would for that slot, or as a person does."""

@@ -76,7 +76,7 @@ def good(ours: Team) -> Object:
         *("submit", "--executor=kubernetes", "--profile=profile.yaml", "--config=config.env"),
         *(*given, "--code=image", "--dry-run", "-o", "yaml"),
     )
-    (job,) = [one for one in yaml.safe_load_all(printed[printed.index("apiVersion") :]) if one]
+    (job,) = [one for one in yaml.safe_load_all(printed) if one]
     return dict(job)
 
 
