@@ -145,6 +145,15 @@ def test_a_stage_without_a_model_has_no_rule_that_leads_to_one() -> None:
             assert rule["to"], "a rule without `to` opens everything"
 
 
+def test_a_rollback_is_pressed_once() -> None:
+    """A pod that was killed may have turned the pointer back; another one would turn it further."""
+    for case in _OWN:
+        for one in kinds(case, "CronJob"):
+            name, job = one["metadata"]["name"], one["spec"]["jobTemplate"]["spec"]
+            assert (job["backoffLimit"] == 0) is ("-rollback" in name), name
+            assert ("podFailurePolicy" in job) is ("-rollback" not in name), name
+
+
 def test_a_name_has_room_for_what_kubernetes_adds() -> None:
     for case in _OWN:
         for one in kinds(case, "CronJob"):

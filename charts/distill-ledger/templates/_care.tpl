@@ -1,6 +1,8 @@
 {{/*
 A CronJob of one launcher command that needs the store alone, or store and ledger.
-(root, name, component, schedule, suspend, secretEnv, ledger, actor, args)
+(root, name, component, schedule, suspend, once, secretEnv, ledger, actor, args)
+
+once: its pod is never replaced: one that was killed may have done its work, and to do it again is something else.
 */}}
 {{- define "distill-ledger.careJob" -}}
 {{- $root := .root -}}
@@ -20,6 +22,9 @@ spec:
     metadata:
       labels: {{- include "distill-ledger.selector" $root | nindent 8 }}
     spec:
+      {{- if .once }}
+      backoffLimit: 0
+      {{- else }}
       backoffLimit: {{ int64 $root.Values.cron.replacements }}
       podReplacementPolicy: Failed
       # 5: the store is away; 137, 143: killed, told to end. Anything else comes again.
@@ -29,6 +34,7 @@ spec:
             onPodConditions: [{type: DisruptionTarget, status: "True"}]
           - action: FailJob
             onExitCodes: {containerName: {{ .component }}, operator: NotIn, values: [0, 5, 137, 143]}
+      {{- end }}
       template:
         metadata: {{- include "distill-ledger.podMetadata" . | nindent 10 }}
         spec:
