@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.cli.main import COMMANDS
 from tests.charts.monitoring import FILES, made, plain_rules, rules
 from tests.rig.helm import CHARTS, builds_helm
 from tests.rig.prometheus import promtool
@@ -78,6 +79,11 @@ def test_there_is_a_case_and_a_section_for_every_alert() -> None:
     names = [rule["alert"] for rule in alerts(plain_rules())]
     assert set(names) == set(CASES)
     assert re.findall(r"^## (Distill\w+)$", PAGE.read_text(), re.MULTILINE) == names
+
+
+def test_what_page_and_alerts_say_to_type_is_there() -> None:
+    typed = set(re.findall(r"\blauncher ([a-z]+)\b", PAGE.read_text() + TEXT))
+    assert {"status", "release", "unpause"} <= typed <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("which", ["as it stands", "as the chart makes it"])
