@@ -49,13 +49,15 @@ rig: $(READY) ## Have the programs and images that the tests build ready (minute
 cluster: $(READY) ## Have the tests' Kubernetes cluster until Ctrl-C, and say how to reach it
 	@$(BIN)/python -m tests.rig.cluster
 
-test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
-	$(BIN)/python -m pytest -n 0 -m cluster $(TESTS)
-
-test: $(READY) check rig ## Run every check and every test, but for a cluster's long ones (make test-cluster)
+test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) -m 'not cluster' $(TESTS)
-# The cluster's own, one after the other: there is one cluster. (5: none of them is in TESTS.)
-	@test '$(STORE)' != folder || $(BIN)/python -m pytest -n 0 -m 'cluster and not long' $(TESTS) || test $$? = 5
+	@test '$(STORE)' != folder || $(MAKE) --no-print-directory test-cluster
+
+# There is one cluster: whole files of tests share it, each in namespaces of its own; those that stop its daemons, or
+# want its node or its GPU for themselves, come one after the other. (5: none of them is in TESTS.)
+test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'cluster and not alone' $(TESTS) || test $$? = 5
+	$(BIN)/python -m pytest -n 0 -m 'cluster and alone' $(TESTS) || test $$? = 5
 
 check: lint types imports ## Run the static checks
 

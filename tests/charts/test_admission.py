@@ -17,7 +17,7 @@ from tests.rig.helm import CHARTS
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 Object = dict[str, Any]
 

@@ -16,7 +16,7 @@ from tests.charts.releases import SCHEDULED, Team, minute, team
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _EVERY_MINUTE = "* * * * *"
 #: Every run has a student of its own.

@@ -17,7 +17,7 @@ from tests.rig.helm import CHARTS, helm_program
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _PAGE = (CHARTS / "distill-ledger" / "README.md").read_text()
 _COMMANDS = dict(re.findall(r"```bash (\w+)\n(.*?)```", _PAGE, re.DOTALL))

@@ -19,7 +19,7 @@ from tests.rig.k8s import GPU, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 from tests.rig.s3 import serving
 
-pytestmark = [*on_cluster, pytest.mark.long]
+pytestmark = on_cluster
 
 _ROOT = Path(__file__).parents[2]
 _LAUNCHER = Path(sys.executable).with_name("launcher")

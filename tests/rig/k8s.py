@@ -11,7 +11,8 @@ there is none of, it is skipped and says so:
 - TEST_CLUSTER_MINIGRID_IMAGE: examples/minigrid/Dockerfile's, for the demo;
 - TEST_CLUSTER_S3: an s3:// URL that pods and this machine reach, with the AWS_* variables that lead there.
 
-Tests of a cluster are marked with ``on_cluster``: they run one after the other, and have the time for a first start.
+Tests of a cluster are marked with ``on_cluster`` and have the time for a first start. Whole files run side by side,
+but for those marked ``alone``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ _CTR = ("ctr", "--address", str(SOCKET), "-n", "k8s.io")
 
 on_cluster = [
     pytest.mark.cluster,
-    pytest.mark.xdist_group("cluster"),
     pytest.mark.timeout(_FIRST_SECONDS),
 ]
 

@@ -17,7 +17,7 @@ from tests.rig.jobs import container, finished, job, pod_of, sidecar
 from tests.rig.k8s import GPU, OUTSIDE, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = on_cluster
+pytestmark = [*on_cluster, pytest.mark.alone]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.rig.cluster_project import project as project
 from tests.rig.k8s import GPU, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = on_cluster
+pytestmark = [*on_cluster, pytest.mark.alone]
 
 _WORDS = f"of 1 node, 1 has too little {GPU} free"
 _RESOURCES = {"cpu": "100m", "memory": "64Mi", "gpus": 1}
