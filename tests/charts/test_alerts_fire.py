@@ -69,7 +69,7 @@ def test_a_bad_night_fires_every_alert_and_the_exporter_its_own_when_it_ends(
 def _type(session: Session, found: list[dict[str, Any]]) -> None:
     """What the alerts say to type of the launcher is a command of it that reads, or does what is said."""
     lines = {line for one in found for line in one["annotations"]["next"].splitlines()}
-    typed = {found[1] for line in lines if (found := re.search(r" -- launcher (.+)", line))}
+    typed = {said[1] for line in lines if (said := re.search(r" -- launcher (.+)", line))}
     assert {"status", "list --missed", "release student", "unpause nightly"} <= typed
     for command in sorted(typed):
         done = session.launcher(*shlex.split(command))

@@ -76,6 +76,7 @@ def prometheus(
     rules: Mapping[str, Any] | None = None,
     *,
     every: str = "1s",
+    path: str = "/metrics",
 ) -> Iterator[Prometheus]:
     """One that scrapes ``targets`` (HOST:PORT and the labels of its series) and evaluates ``rules`` so often."""
     program = prometheus_program()
@@ -86,6 +87,7 @@ def prometheus(
         "scrape_configs": [
             {
                 "job_name": "exporter",
+                "metrics_path": path,
                 "static_configs": [
                     {"targets": [target], "labels": dict(labels)}
                     for target, labels in targets.items()
