@@ -20,6 +20,7 @@ from k8s.inquiry import Inquiry
 from k8s.permissions import LOOK, RUN
 from launcher.doctor_cluster import permissions
 from tests.k8s.roles import role
+from tests.rig import job_project
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
@@ -55,21 +56,13 @@ class Place:
 
     def profile(self, name: str = "p.yaml", **more: Any) -> str:
         """Write a profile of small stages, with ``more`` of its keys; returns its name."""
-        assert self.cluster.s3
-        keys = {"secret": "store", "key": "id"}, {"secret": "store", "key": "secret"}
         defaults = {
             "image": self.cluster.bash_image,
             "image_pull_policy": "IfNotPresent",
             "resources": _RESOURCES,
             **more.pop("defaults", {}),
         }
-        agent = {
-            "image": self.cluster.agent_image,
-            "image_pull_policy": "IfNotPresent",
-            "resources": {},
-            "env": {"AWS_ENDPOINT_URL": self.cluster.s3.endpoint, "AWS_REGION": "us-east-1"},
-            "secret_env": dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), keys, strict=True)),
-        }  # fmt: skip
+        agent = job_project.agent(self.cluster)
         whole = {"namespace": self.namespace, "agent": agent, "defaults": defaults} | more
         (self.root / name).write_text(json.dumps(whole))
         return name
@@ -94,13 +87,11 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    assert cluster.s3
     root = tmp_path_factory.mktemp("project")
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     access = cluster.environment()
-    values = {"id": access["AWS_ACCESS_KEY_ID"], "secret": access["AWS_SECRET_ACCESS_KEY"]}
     with cluster.namespace() as namespace:
-        cluster.apply(namespace, secret("store", **values))
+        cluster.store_secret(namespace)
         environment = {**os.environ, **access, "LAUNCHER_STORE": cluster.bucket()}
         yield Place(cluster, root, namespace, environment)
 
@@ -431,14 +422,7 @@ def test_a_probe_tries_each_kind_of_pod_from_inside_and_goes(place: Place) -> No
 
 def test_what_a_probe_meets_is_said_in_words(place: Place) -> None:
     place.cluster.apply(place.namespace, secret("wrong", id="nobody", secret="x"))
-    wrong = {"secret": "wrong", "key": "id"}, {"secret": "wrong", "key": "secret"}
-    assert place.cluster.s3
-    agent = {
-        "image": place.cluster.agent_image,
-        "image_pull_policy": "IfNotPresent",
-        "env": {"AWS_ENDPOINT_URL": place.cluster.s3.endpoint, "AWS_REGION": "us-east-1"},
-        "secret_env": dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), wrong, strict=True)),
-    }
+    agent = job_project.agent(place.cluster, "wrong")
     profile = place.profile(agent=agent)
     found = place.doctor("--profile", profile, "--probe", "--stage", "llm_on", code=2)
     [said] = [one["what"] for one in found if one["state"] == "failed"]

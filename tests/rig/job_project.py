@@ -14,7 +14,16 @@ from typing import Any, Final
 from tests.rig.k8s import Cluster
 from tests.rig.s3 import client_of
 
-__all__ = ["LAUNCHER", "environment", "events", "make_folder", "objects", "profile", "submit"]
+__all__ = [
+    "LAUNCHER",
+    "agent",
+    "environment",
+    "events",
+    "make_folder",
+    "objects",
+    "profile",
+    "submit",
+]
 
 Object = dict[str, Any]
 
@@ -39,24 +48,28 @@ def submit(run_id: str, *more: str, profile: str = "cluster.yaml", config: str =
     ]
 
 
-def profile(cluster: Cluster, namespace: str, **defaults: Any) -> Object:
-    """The least that a stage needs; a file of it is JSON. The store's way in is the Secret ``store``."""
+def agent(cluster: Cluster, secret: str = "store") -> Object:
+    """What a profile says of our own containers; their way into the store is this Secret."""
     access = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
     endpoint = cluster.environment().get("AWS_ENDPOINT_URL")
-    agent = {
+    return {
         "image": cluster.agent_image,
         "image_pull_policy": "IfNotPresent",
         "resources": {},
         "env": {"AWS_REGION": "us-east-1", **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})},
-        "secret_env": {name: {"secret": "store", "key": key} for name, key in access.items()},
+        "secret_env": {name: {"secret": secret, "key": key} for name, key in access.items()},
     }
+
+
+def profile(cluster: Cluster, namespace: str, **defaults: Any) -> Object:
+    """The least that a stage needs; a file of it is JSON."""
     stages = {
         "image": cluster.bash_image,
         "image_pull_policy": "IfNotPresent",
         "grace_seconds": 3,
         "save_seconds": 10,
     }
-    return {"namespace": namespace, "agent": agent, "defaults": {**stages, **defaults}}
+    return {"namespace": namespace, "agent": agent(cluster), "defaults": {**stages, **defaults}}
 
 
 def environment(cluster: Cluster, store: str) -> dict[str, str]:
