@@ -25,7 +25,7 @@ from tests.rig.k8s import OUTSIDE, Cluster, using
 from tests.rig.s3 import serving
 from tests.rig.tools import skip
 
-__all__ = ["main"]
+__all__ = ["filled_in", "main"]
 
 _PROFILE: Final = Path(__file__).parents[2] / "configs" / "profiles" / "minigrid.yaml"
 #: A test of the demo has one of its own.
@@ -39,7 +39,7 @@ def main(profile: str, folder: str, bucket: str) -> int:
     try:
         with using() as cluster, _bucket(cluster, Path(folder), bucket) as (store, access):
             _prepare(cluster, access)
-            Path(profile).write_text(_profile(cluster, access))
+            Path(profile).write_text(filled_in(cluster, access, _NAMESPACE))
             said = {
                 **{name: value for name, value in access.items() if name.startswith("AWS_")},
                 "KUBECONFIG": str(cluster.kubeconfig),
@@ -93,12 +93,12 @@ def _prepare(cluster: Cluster, access: Mapping[str, str]) -> None:
         cluster.kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", **made}))
 
 
-def _profile(cluster: Cluster, access: Mapping[str, str]) -> str:
-    """The profile as a person would fill it in for this cluster."""
+def filled_in(cluster: Cluster, access: Mapping[str, str], namespace: str) -> str:
+    """The demo's profile as a person would fill it in for this cluster."""
     text = _PROFILE.read_text()
     endpoint = access.get("AWS_ENDPOINT_URL")
     for was, now in (
-        ("namespace: distill-demo", f"namespace: {_NAMESPACE}"),
+        ("namespace: distill-demo", f"namespace: {namespace}"),
         ("image: registry.example.com/distill-ledger:0.1.0", f"image: {cluster.agent_image}"),
         ("image: registry.example.com/minigrid:1", f"image: {cluster.minigrid_image}"),
         ("AWS_REGION: us-east-1", f"AWS_REGION: {access.get('AWS_REGION', 'us-east-1')}"),
