@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,11 +56,16 @@ class PodRuns:
         profile: str = "",
         config: str = "",
         endpoint: str = "",
+        agent: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Submit a run whose retrain is ``command``; ``profile``: lines of its defaults; it runs beside the test."""
+        """Submit a run whose retrain is ``command``; ``profile``: lines of its defaults; it runs beside the test.
+
+        ``agent``: what our own containers ask for.
+        """
         (self.root / f"{run}.env").write_text(f"RETRAIN_CMD='{command}'\n{config}\n")
         lines = yaml.safe_load(profile) or {}
         made = job_project.profile(self.cluster, self.namespace, **{"grace_seconds": 2, **lines})
+        made["agent"]["resources"] = dict(agent or {})
         if endpoint:
             made["agent"]["env"]["AWS_ENDPOINT_URL"] = endpoint
         (self.root / f"{run}.yaml").write_text(json.dumps(made))

@@ -115,6 +115,20 @@ class ClusterRuns:
             child.wait()
         return {name: self._ended(out, codes[out]) for name, out in outs.items()}
 
+    def typed(self, run: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command about a run, as one types it beside its launcher."""
+        store = f"{self.environment['LAUNCHER_STORE']}/{run}"
+        return subprocess.run(
+            [job_project.LAUNCHER, *arguments],
+            cwd=self.root,
+            env={**self.environment, "LAUNCHER_STORE": store, "LAUNCHER_HOME": f"runs/{run}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_WAIT_SECONDS,
+        )
+
     def forked_said(self, name: str) -> str:
         """What a launcher of the last round has said so far."""
         said = Path(f"{self.root}/runs/said/{self._number}-{name}.out")
