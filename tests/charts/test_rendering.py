@@ -154,6 +154,16 @@ def test_a_rollback_is_pressed_once() -> None:
             assert ("podFailurePolicy" in job) is ("-rollback" not in name), name
 
 
+def test_only_pods_are_hooks() -> None:
+    """``helm test --logs`` asks for the log of each hook, and fails where one has none."""
+    hooks = [
+        one["kind"]
+        for one in objects("everything")
+        if "helm.sh/hook" in one["metadata"].get("annotations", {})
+    ]
+    assert hooks == ["Pod", "Pod"]
+
+
 def test_a_name_has_room_for_what_kubernetes_adds() -> None:
     for case in _OWN:
         for one in kinds(case, "CronJob"):
