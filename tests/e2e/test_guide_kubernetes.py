@@ -1,7 +1,8 @@
 """docs/guides/kubernetes.md from the namespace to cleaning up: its commands, typed as they stand there.
 
-Not typed are ``docker build`` and ``docker push``: there is no registry here, and the images are the rig's. What a
-reader is to put in is put in: BUCKET/PREFIX, RUN, POD, a namespace that nobody else has, the profile's numbers.
+Not typed are ``docker build`` and ``docker push``: there is no registry here, and the images are the rig's; and what
+stands under "Look first". What a reader is to put in is put in: RUN, POD, a namespace that nobody else has, the
+profile's numbers.
 """
 
 from __future__ import annotations
