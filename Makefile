@@ -53,10 +53,10 @@ test: $(READY) check rig ## Run every check and every test
 	TEST_STORE='$(STORE)' $(BIN)/python -m pytest -n $(WORKERS) -m 'not cluster' $(TESTS)
 	@test '$(STORE)' != folder || $(MAKE) --no-print-directory test-cluster
 
-# There is one cluster: whole files of tests share it, each in namespaces of its own; those that stop its daemons, or
-# want its node or its GPU for themselves, come one after the other. (5: none of them is in TESTS.)
+# There is one cluster: whole files of tests share it, each in namespaces of its own, and mostly wait for it; those that
+# stop its daemons, or want its GPU for themselves, come one after the other. (5: none of them is in TESTS.)
 test-cluster: $(READY) ## Run the tests of a cluster alone (KUBECONFIG=...: on that one)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'cluster and not alone' $(TESTS) || test $$? = 5
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m 'cluster and not alone' $(TESTS) || test $$? = 5
 	$(BIN)/python -m pytest -n 0 -m 'cluster and alone' $(TESTS) || test $$? = 5
 
 check: lint types imports ## Run the static checks

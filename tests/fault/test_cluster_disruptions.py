@@ -20,7 +20,7 @@ from tests.rig.jobs import RESTRICTED
 from tests.rig.k8s import GPU, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.alone]
+pytestmark = on_cluster
 
 #: Saved by a rename while it trains, and once more when it is told to end; it says 0 of that, as trainers do.
 _TRAIN = """

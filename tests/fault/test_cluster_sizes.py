@@ -15,7 +15,7 @@ from tests.fault.cluster_pods import PodRuns, pod_runs
 from tests.rig.k8s import Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 
-pytestmark = [*on_cluster, pytest.mark.alone]
+pytestmark = on_cluster
 
 _FILES = 20_000
 _FOLDERS = 200
