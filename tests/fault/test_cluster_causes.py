@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from k8s.pods import seen
 from tests.fault.cluster_pods import PodRuns, pod_runs, processes_of
 from tests.rig.k8s import GPU, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
@@ -102,9 +104,14 @@ def test_the_cause_is_said_and_the_run_ends(runs: PodRuns, name: str) -> None:
     assert [one["cause"] for one in failed] == [case.cause] * case.attempts
     assert case.says in failed[-1]["message"], failed
     assert failed[-1]["exit_code"] == (case.code if case.code != 70 else None)
-    # What is still there of it has ended.
-    phases = [one["status"]["phase"] for one in runs.pods(name)]
-    assert set(phases) <= {"Succeeded", "Failed"}, phases
+    # A pod that the Job makes after it finds the attempt closed, and runs nothing.
+    runs.until(lambda: _have_ended(runs.pods(name)))
+    begun = [one for one in runs.pods(name) if seen(one).started_at is not None]
+    assert len(begun) <= case.attempts, begun
+
+
+def _have_ended(pods: list[dict[str, Any]]) -> bool:
+    return {one["status"]["phase"] for one in pods} <= {"Succeeded", "Failed"}
 
 
 def test_what_ignores_term_is_gone_when_its_time_is_up_and_what_it_saved_is_kept(

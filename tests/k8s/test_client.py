@@ -120,6 +120,7 @@ def test_what_the_server_refuses_is_said_in_its_words(cluster: Cluster, client: 
     assert refused.value.status == 422
 
 
+@pytest.mark.alone
 def test_a_mirror_follows_and_survives_a_server_that_is_killed(
     cluster: Cluster, client: Client
 ) -> None:
