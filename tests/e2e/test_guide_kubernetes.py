@@ -103,6 +103,14 @@ def run(reader: Reader) -> str:
     return str(found["run_id"])
 
 
+def test_a_look_first_says_that_all_is_well_and_starts_nothing(reader: Reader) -> None:
+    place = reader.environment["LAUNCHER_STORE"].removeprefix("s3://")
+    said = reader.types(_COMMANDS["look"].replace("BUCKET/PREFIX", place)).stdout
+    assert re.search(r"^ok +cluster ", said, re.MULTILINE), said
+    assert said.count("created (server dry run)") == len(_STAGES)
+    assert reader.cluster.get(reader.namespace, "jobs,pods")["items"] == []
+
+
 def test_the_first_run_is_promoted_and_each_way_to_look_at_it_answers(
     reader: Reader, run: str
 ) -> None:

@@ -1,8 +1,8 @@
 """A node that does not answer while runs are on it: its kubelet is killed, and comes back after minutes.
 
-Four runs are on it at once. Nobody knows whether they run, and it is said; nothing is started
+Five runs are on it at once, each held at a gate. Nobody knows whether they run, and it is said; nothing is started
 beside them. One ends meanwhile, and its result counts. One is cancelled, and one given up, by somebody who says that
-what the node has of it is gone. The fourth just waits.
+what the node has of it is gone. One is to leave the node, and does so once it is back. The fifth just waits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,19 @@ pytestmark = [*on_cluster, pytest.mark.alone]
 _STUDENT = (
     'echo weights > "$CHECKPOINT_DIR/part"; mv "$CHECKPOINT_DIR/part" "$CHECKPOINT_DIR/student.pt"'
 )
-RUNS = ("waits", "ends", "cancelled", "given-up")
+#: Told to end, it saves nothing more; the second pod goes on from what the first one had saved.
+_LEAVES = f"""
+if [ -n "${{RESUME_CHECKPOINT:-}}" ]; then echo "goes on from $(cat "$RESUME_CHECKPOINT")"; exit; fi
+trap "exit 0" TERM
+{_STUDENT}
+echo trained
+COMING || :
+"""
+_TOLERATES = (
+    "tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute,"
+    " tolerationSeconds: 1}]"
+)
+RUNS = ("waits", "ends", "cancelled", "given-up", "leaves")
 _SILENT = "does not answer"
 _NO_NODE = "of 1 node, 1 has a taint that it does not tolerate"
 _ONCE = {"Intended": 1, "Submitted": 1, "Started": 1, "Succeeded": 1}
@@ -73,7 +85,8 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             again = _meanwhile(made)
         finally:
             cluster.start("kubelet")
-        doors.go(*(f"{run} retrain" for run in RUNS))
+        # The one that is to leave does not go on before it is told to end.
+        doors.go(*(f"{run} retrain" for run in RUNS if run != "leaves"))
         made.ends = {run: runs.ended(run) for run in RUNS}
         said, _ = again.communicate(timeout=400)
         made.asked["resume"] = Ended(again.returncode, said)
@@ -84,14 +97,18 @@ def _begun(story: Story) -> None:
     runs, doors = story.runs, story.doors
     for run in RUNS:
         command = f"{doors.coming}; {_STUDENT}"
+        if run == "leaves":
+            command = _LEAVES.replace("COMING", doors.coming)
         if run == "cancelled":
             command = "sleep 1000; : unreachable-cancelled"
         more = "LLM_OFF_CMD='echo evaluated'" if run == "ends" else ""
-        runs.begin(run, command, config=more)
+        runs.begin(run, command, _TOLERATES if run == "leaves" else "", more)
     for run in RUNS:
         if run != "cancelled":
             doors.here(f"{run} retrain")
         runs.started(run)
+    progress = runs.objects / "runs" / "leaves" / "retrain" / "1" / "progress"
+    runs.until(lambda: progress.exists() and any(progress.glob("*/*.json")))
     # Another one is to go on with it.
     runs.begun("given-up").kill()
 
@@ -110,12 +127,19 @@ def _meanwhile(story: Story) -> subprocess.Popen[str]:
     again = runs.launched("resume", "given-up", "--force")
     runs.until(lambda: story.types("given-up").count(("StageSubmitted", "retrain")) == 2)
     story.looks["given up, then"] = story.look("given-up", "unschedulable")
+
+    def sent_away() -> bool:
+        [pod] = runs.pods("leaves")
+        return "deletionTimestamp" in pod["metadata"]
+
+    runs.until(sent_away)
+    story.looks["leaves, then"] = story.look("leaves", "unreachable")
     story.pods = {run: len(runs.pods(run)) for run in RUNS}
     return again
 
 
 def test_status_says_so_of_each_run(story: Story) -> None:
-    for run in RUNS:
+    for run in (*RUNS, "leaves, then"):
         found = story.looks[run]
         assert found["waits_for"] == f"its node {found['node']} {_SILENT}", found
         assert found["since"], found
@@ -168,6 +192,15 @@ def test_it_is_given_up_by_force_and_tried_again_when_there_is_a_node(story: Sto
     started = story.told("given-up")
     assert (started["Intended"], started["Submitted"], started["Succeeded"]) == (2, 2, 1), started
     assert story.doors.came.count("given-up retrain") == 2
+
+
+def test_a_pod_that_is_sent_away_is_replaced_once_its_node_has_ended_it(story: Story) -> None:
+    assert story.pods["leaves"] == 1
+    assert story.ends["leaves"].code == 0, story.ends["leaves"].said
+    assert story.told("leaves") == {**_ONCE, "Started": 2}
+    [end] = story.runs.events("leaves", "StageSucceeded")
+    log = story.runs.blob(end["log_digest"]).decode()
+    assert log == "trained\ngoes on from weights\n"
 
 
 def test_the_books_agree(story: Story) -> None:
