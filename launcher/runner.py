@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UsageError
@@ -36,6 +37,7 @@ from launcher.executors.port import (
     Running,
     StageResult,
     StageSpec,
+    StillRunningError,
 )
 from launcher.interrupts import Interrupts
 from launcher.outcomes import result_events
@@ -224,7 +226,7 @@ class Runner:
             case r.Record(stage=stage, attempt=attempt, result=result, pods=pods):
                 return self._result(state, stage, attempt, result, pods)
             case r.CloseLost(stage=stage, attempt=attempt, reason=reason, cause=cause):
-                self.executor.close_lost(run_id, stage, attempt, reason, cause)
+                self._close_lost(run_id, stage, attempt, reason, cause)
             case r.EndOrphan(stage=stage, attempt=attempt):
                 self._end_orphan(run_id, stage, attempt)
             case r.GiveUp(stage=stage, attempt=attempt, reason=reason):
@@ -341,6 +343,15 @@ class Runner:
         self.progress.note(f"{stage}: its supervisor is gone; ending the command it left")
         reason = "its supervisor ended while the command ran on; the command was ended"
         self._stop(run_id, stage, attempt, "lost", reason)
+
+    def _close_lost(
+        self, run_id: str, stage: e.StageName, attempt: int, reason: str, cause: e.Cause
+    ) -> None:
+        """Close it, unless it runs after all: then it is looked at again, by rule 3."""
+        try:
+            self.executor.close_lost(run_id, stage, attempt, reason, cause)
+        except StillRunningError:
+            self._interrupts.wait(lambda: clock.sleep(_WAIT_SECONDS))
 
     def _stop(
         self, run_id: str, stage: e.StageName, attempt: int, closed_by: str, reason: str

@@ -32,7 +32,7 @@ from k8s.profile_text import ReadProfile
 from k8s.watch import Mirror, Seen
 from launcher import clock
 from launcher.agent.protocol import AttemptPaths, StageSpec
-from launcher.errors import ConflictError, UnavailableError
+from launcher.errors import UnavailableError
 from launcher.executors.accounting import Accounts
 from launcher.executors.cluster_calls import asked, ours, translated
 from launcher.executors.expiring import Expiring
@@ -46,6 +46,7 @@ from launcher.executors.port import (
     Pod,
     Running,
     StageResult,
+    StillRunningError,
 )
 from launcher.executors.records import AttemptRecords
 from launcher.storage.bucket_url import look_seconds
@@ -214,14 +215,14 @@ class KubernetesExecutor:
     def close_lost(
         self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
     ) -> None:
-        """See the port. Raises ConflictError where something of it still runs."""
+        """See the port. Raises StillRunningError."""
         of = self._of(run_id, stage, attempt)
         if of.is_closed():
             return
         if not outcome(
             *self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
         ).gone:
-            raise ConflictError(f"{of} is still running")
+            raise StillRunningError(f"{of} is still running")
         of.close(cause, reason)
 
     def seen(self, run_id: str) -> Seen:

@@ -32,6 +32,7 @@ from launcher.executors.port import (
     Orphaned,
     Running,
     StageSpec,
+    StillRunningError,
 )
 from launcher.executors.records import AttemptRecords
 from launcher.executors.spawn import Spawner
@@ -236,7 +237,7 @@ class LocalExecutor:
     def close_lost(
         self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
     ) -> None:
-        """See the port. Raises ConflictError where it is still running."""
+        """See the port. Raises StillRunningError."""
         of = self._of(run_id, stage, attempt)
         deadline = time.monotonic() + _PROBE_SECONDS
         while not of.is_closed():
@@ -245,7 +246,7 @@ class LocalExecutor:
                     of.close(cause, reason)
                     return
             if time.monotonic() > deadline:
-                raise ConflictError(f"{of} is still running")
+                raise StillRunningError(f"{of} is still running")
             clock.sleep(0.01)
 
     # --- inside ---

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from launcher.agent.protocol import StageSpec
-from launcher.errors import IntegrityError, UnavailableError
+from launcher.errors import ConflictError, IntegrityError, UnavailableError
 from ledger.events import Cause, Handle, ResourceSeconds
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Saved",
     "StageResult",
     "StageSpec",
+    "StillRunningError",
 ]
 
 
@@ -41,6 +42,10 @@ class AwayError(UnavailableError):
 
 class AwayRefusedError(AwayError):
     """… or refuses for now what it granted before."""
+
+
+class StillRunningError(ConflictError):
+    """What was taken for gone still runs, or runs again; nothing was changed. Look again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,5 +251,5 @@ class Executor(Protocol):
     def close_lost(
         self, run_id: str, stage: str, attempt: int, reason: str, cause: Cause = "lost"
     ) -> None:
-        """Commit a result that says ``cause``; one that is there already stands."""
+        """Commit a result that says ``cause``; one that is there already stands. Raises StillRunningError."""
         ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fault.runs import ONCE, RUN, Runs, made_runs
+from tests.fault.runs import ONCE, RUN, SUBMIT, Runs, made_runs
 
 STUDENT = 'echo weights >"$CHECKPOINT_DIR/s.pt"\n'
 FLAKY = 'test "$ATTEMPT" -gt 2 || { echo "try $ATTEMPT" >&2; exit 7; }\n'
@@ -150,3 +151,26 @@ def test_an_attempt_leaves_its_lock_and_nothing_else(runs: Runs) -> None:
     ours = {path.name for path in (runs.home / "locks").glob(f"{RUN}.retrain*")}
     assert ours == {f"{RUN}.retrain.1.lock"}
     assert not runs.members("retrain")
+
+
+@project(("retrain", ONCE + 'test "$ATTEMPT" = 2 || kill -9 $PPID $$\n' + STUDENT))
+def test_what_was_taken_for_gone_and_runs_after_all_is_looked_at_again(runs: Runs) -> None:
+    """As a pod that a Job made in between, or a lock that somebody held for a moment longer."""
+    late = (
+        "from launcher.cli.main import main\n"
+        "from launcher.executors.local import LocalExecutor\n"
+        "from launcher.executors.port import StillRunningError\n"
+        "real, tried = LocalExecutor.close_lost, []\n"
+        "def close_lost(*given):\n"
+        "    tried.append(given)\n"
+        "    if len(tried) == 1:\n"
+        "        raise StillRunningError('it is still running')\n"
+        "    real(*given)\n"
+        "LocalExecutor.close_lost = close_lost\n"
+        f"main({[*SUBMIT]!r})\n"
+    )
+    done = runs.end(runs.start(command=(sys.executable, "-c", late)))
+    assert done.code == 0, done
+    assert runs.trace() == ["retrain 1", "retrain 2"]
+    assert runs.causes() == ["lost"]
+    runs.check()
