@@ -48,7 +48,16 @@ _TOY = """services:
     - name: toy
       image: {image}
       image_pull_policy: IfNotPresent
-      command: [sh, -c, "trap exit TERM; while :; do echo hello | nc -lp 7000; done"]
+      command:
+        - sh
+        - -c
+        - |
+          trap exit TERM
+          while type nc; do echo hello | nc -lp 7000; done
+          python3 -c '
+          from socketserver import StreamRequestHandler, TCPServer
+          says = type("Says", (StreamRequestHandler,), {{"handle": lambda self: self.wfile.write(b"hello\\n")}})
+          TCPServer(("", 7000), says).serve_forever()' & wait
       port: 7000
       url_variable: TOY_URL
 """
