@@ -56,7 +56,7 @@ _TOY = """services:
           while type nc; do echo hello | nc -lp 7000; done
           python3 -c '
           from socketserver import StreamRequestHandler, TCPServer
-          says = type("Says", (StreamRequestHandler,), {{"handle": lambda self: self.wfile.write(b"hello\\n")}})
+          says = type("Says", (StreamRequestHandler,), {"handle": lambda self: self.wfile.write(b"hello\\n")})
           TCPServer(("", 7000), says).serve_forever()' & wait
       port: 7000
       url_variable: TOY_URL
