@@ -136,7 +136,9 @@ class Player:
         except ObjectExistsError:
             self.twice.append(f"{run} {stage}")
         path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}"
-        self._client.asked("PATCH", path, body={"metadata": {"annotations": {_LABEL: "ended"}}})
+        self._client.connection.ask(
+            "PATCH", path, body={"metadata": {"annotations": {_LABEL: "ended"}}}
+        )
 
 
 # --- launchers ---

@@ -45,10 +45,10 @@ class Listed:
 
 
 class Client:
-    """One namespace of one cluster."""
+    """One namespace of one cluster. ``connection`` is for what is asked beside Jobs (``k8s.inquiry``)."""
 
     def __init__(self, connection: Connection, namespace: str) -> None:
-        self._connection, self.namespace = connection, namespace
+        self.connection, self.namespace = connection, namespace
 
     @classmethod
     def connect(
@@ -70,7 +70,7 @@ class Client:
         Raises JobTakenError, ClusterRefusedError (quota, policy, permissions), ClusterUnavailableError.
         """
         name = manifest["metadata"]["name"]
-        status, said = self._connection.ask("POST", self._path("jobs"), body=dict(manifest))
+        status, said = self.connection.ask("POST", self._path("jobs"), body=dict(manifest))
         if status == 409 and said.get("reason") == "AlreadyExists":
             found = self.job(name)
             if found is None:
@@ -83,7 +83,7 @@ class Client:
     def try_job(self, manifest: Mapping[str, Any]) -> None:
         """Have the server judge a Job that is not made. Raises ClusterRefusedError, ClusterUnavailableError."""
         name, query = manifest["metadata"]["name"], {"dryRun": "All"}
-        status, said = self._connection.ask(
+        status, said = self.connection.ask(
             "POST", self._path("jobs"), query=query, body=dict(manifest)
         )
         if status != 409 or said.get("reason") != "AlreadyExists":
@@ -91,7 +91,7 @@ class Client:
 
     def job(self, name: str) -> Object | None:
         """The Job, or None."""
-        status, said = self._connection.ask("GET", self._path("jobs", name))
+        status, said = self.connection.ask("GET", self._path("jobs", name))
         return None if status == 404 else answered(f"Job {name} cannot be read", status, said)
 
     def delete_job(self, name: str, uid: str) -> None:
@@ -102,14 +102,14 @@ class Client:
             "propagationPolicy": "Foreground",
             "preconditions": {"uid": uid},
         }
-        status, said = self._connection.ask("DELETE", self._path("jobs", name), body=body)
+        status, said = self.connection.ask("DELETE", self._path("jobs", name), body=body)
         if status not in (404, 409):
             answered(f"Job {name} cannot be deleted", status, said)
 
     def expire_job(self, name: str, uid: str, seconds: int) -> None:
         """Have this very Job deleted so long after its end, by the cluster itself. One that is gone is no error."""
         body = {"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}}
-        status, said = self._connection.ask("PATCH", self._path("jobs", name), body=body)
+        status, said = self.connection.ask("PATCH", self._path("jobs", name), body=body)
         # Another Job that has the name by now refuses to become this one.
         another = status == 409 or (status == 422 and "metadata.uid" in str(said.get("message")))
         if status != 404 and not another:
@@ -123,7 +123,7 @@ class Client:
             "preconditions": {"uid": uid},
             **({"gracePeriodSeconds": 0} if at_once else {}),
         }
-        status, said = self._connection.ask("DELETE", self._path("pods", name), body=body)
+        status, said = self.connection.ask("DELETE", self._path("pods", name), body=body)
         if status not in (404, 409):
             answered(f"pod {name} cannot be deleted", status, said)
 
@@ -135,7 +135,7 @@ class Client:
         chosen = {"labelSelector": selector, "fieldSelector": fields}
         query = {"limit": str(_PAGE), **{key: value for key, value in chosen.items() if value}}
         while True:
-            status, said = self._connection.ask("GET", self._path(kind), query=query)
+            status, said = self.connection.ask("GET", self._path(kind), query=query)
             if status == 410 and "continue" in query:
                 raise ClusterUnavailableError(f"a list of {kind} took too long")
             said = answered(f"{kind} cannot be listed", status, said)
@@ -155,32 +155,14 @@ class Client:
             **({"labelSelector": selector} if selector else {}),
         }
         what, silence = f"{kind} cannot be watched", _SILENCE_SECONDS[kind]
-        return self._connection.stream(self._path(kind), query, what, silence_seconds=silence)
+        return self.connection.stream(self._path(kind), query, what, silence_seconds=silence)
 
     def log(self, pod: str, container: str, *, follow: bool = False) -> Stream:
         """A container's log, raw; with ``follow`` until it ends. Raises ClusterRefusedError where there is none yet."""
         query = {"container": container, **({"follow": "true"} if follow else {})}
         path = f"{self._path('pods', pod)}/log"
         what = f"the log of {pod} cannot be read"
-        return self._connection.stream(path, query, what, silence_seconds=None)
-
-    # --- calls ---
-
-    @property
-    def address(self) -> str:
-        """Where the API server is."""
-        return self._connection.address
-
-    def asked(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-    ) -> tuple[int, Object]:
-        """(HTTP status, answer) of any one request, for ``k8s.inquiry``. Raises ClusterUnavailableError."""
-        return self._connection.ask(method, path, query=query, body=body)
+        return self.connection.stream(path, query, what, silence_seconds=None)
 
     def _path(self, kind: Kind, name: str = "") -> str:
         path = f"{_GROUPS[kind]}/namespaces/{self.namespace}/{kind}"

@@ -42,19 +42,19 @@ class Inquiry:
     """Questions to the cluster of ``client``, in its namespace. Each raises ClusterUnavailableError."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
-        self.namespace, self.address = client.namespace, client.address
+        self._connection = client.connection
+        self.namespace, self.address = client.namespace, client.connection.address
 
     def version(self) -> str:
         """As in ``v1.34.4``. Raises ClusterRefusedError."""
-        said = self._said("the version cannot be read", *self._client.asked("GET", "/version"))
+        said = self._said("the version cannot be read", *self._connection.ask("GET", "/version"))
         return str(said.get("gitVersion") or f"v{said.get('major')}.{said.get('minor')}")
 
     def who(self) -> str | None:
         """The user that we are to the API server; None where it does not tell. Raises ClusterRefusedError."""
         path, kind = "/apis/authentication.k8s.io/v1/selfsubjectreviews", "SelfSubjectReview"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": kind}
-        status, said = self._client.asked("POST", path, body=body)
+        status, said = self._connection.ask("POST", path, body=body)
         if status in (403, 404):
             return None
         said = self._said("who we are cannot be asked", status, said)
@@ -68,7 +68,7 @@ class Inquiry:
             "spec": {"resourceAttributes": permission.asked(self.namespace)},
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        status, said = self._client.asked("POST", path, body=body)
+        status, said = self._connection.ask("POST", path, body=body)
         said = self._said("what we may do cannot be asked", status, said)
         return bool((said.get("status") or {}).get("allowed"))
 
@@ -88,7 +88,7 @@ class Inquiry:
             },
         }
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-        status, said = self._client.asked("POST", path, body=body)
+        status, said = self._connection.ask("POST", path, body=body)
         if status == 403:
             return None
         said = self._said(f"what {account} may do cannot be asked", status, said)
@@ -105,7 +105,7 @@ class Inquiry:
         while True:
             said = self._said(
                 f"{kind} cannot be listed",
-                *self._client.asked("GET", self._path(kind), query=query),
+                *self._connection.ask("GET", self._path(kind), query=query),
             )
             items += said.get("items") or []
             if not (more := (said.get("metadata") or {}).get("continue")):
@@ -137,7 +137,7 @@ class Inquiry:
     def refused(self, kind: str, body: Mapping[str, Any]) -> str | None:
         """Why the API server would not create this Job or pod; None where it would. Nothing is created."""
         query = {"dryRun": "All"}
-        status, said = self._client.asked("POST", self._path(kind), query=query, body=dict(body))
+        status, said = self._connection.ask("POST", self._path(kind), query=query, body=dict(body))
         try:
             self._said(f"{kind} cannot be tried", status, said)
         except ClusterRefusedError:
@@ -147,7 +147,7 @@ class Inquiry:
     # --- inside ---
 
     def _kueue(self) -> str | None:
-        status, said = self._client.asked("GET", f"/apis/{_KUEUE}")
+        status, said = self._connection.ask("GET", f"/apis/{_KUEUE}")
         if status == 404:
             return None
         said = self._said("Kueue cannot be asked for", status, said)
@@ -163,7 +163,7 @@ class Inquiry:
         )
 
     def _at(self, path: str, what: str) -> Object | None:
-        status, said = self._client.asked("GET", path)
+        status, said = self._connection.ask("GET", path)
         return None if status == 404 else self._said(what, status, said)
 
     def _said(self, what: str, status: int, said: Object) -> Object:

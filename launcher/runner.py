@@ -24,6 +24,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from launcher import clock
 from launcher import reconcile as r
@@ -53,8 +54,10 @@ from launcher.workspace import Workspace
 from ledger import events as e
 from ledger.decider import RunState, StageState, conclude, may_retry
 
-__all__ = ["RunOutcome", "Runner", "exit_code_of"]
+__all__ = ["NO_CODE", "RunOutcome", "Runner", "exit_code_of"]
 
+#: What a command ends with where its run has no code of its own to say.
+NO_CODE: Final = 70
 _WAIT_SECONDS = 1.0
 #: How long a run's end waits for the ends of its Jobs, which tell nothing new.
 _BOOKS_SECONDS = 10.0
@@ -75,8 +78,8 @@ def exit_code_of(state: RunState) -> int:
     if state.status == "succeeded":
         return 0
     if isinstance(state.end, e.RunFailed):
-        return state.end.exit_code if state.end.exit_code else 70
-    return 130 if isinstance(state.end, e.RunCancelled) else 70
+        return state.end.exit_code or NO_CODE
+    return 130 if isinstance(state.end, e.RunCancelled) else NO_CODE
 
 
 def _ended_attempts(state: RunState) -> set[tuple[e.StageName, int]]:

@@ -15,7 +15,7 @@ import click
 from launcher import clock
 from launcher.cli.common import home_option, workspace
 from launcher.cli.driving import driving
-from launcher.cli.executing import on_pods
+from launcher.cli.executing import client_in, on_pods
 from launcher.cli.runs import config_of, drive, end_run, submit_command
 from launcher.cli.terminal import one_line
 from launcher.cron.schedule import Schedule, parse_slot, slot_text
@@ -31,7 +31,7 @@ from launcher.cron.steps import (
     pause_due,
 )
 from launcher.errors import ConflictError, UsageError
-from launcher.runner import exit_code_of
+from launcher.runner import NO_CODE, exit_code_of
 from launcher.workspace import Workspace, translated
 from ledger import events as e
 from ledger.ids import check_pipeline_name
@@ -43,7 +43,6 @@ __all__ = ["cron_command", "pause_command", "slot_line", "unpause_command"]
 _OWN: Final = ("--run-id", "--slot", "--home", "--store", "--dry-run", "-o")
 #: After these a CronJob's pod is replaced, for its next one may do better; a run's own code says no such thing.
 _REPLACED: Final = (5, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
-_NO_CODE: Final = 70
 _EXAMPLE: Final = """\b
 Example, a line of a crontab:
   0 2 * * *  cd /srv/game && launcher cron nightly --schedule '0 2 * * *' -- \\
@@ -108,21 +107,15 @@ def cron_command(
         os.environ.setdefault("LAUNCHER_ACTOR", f"cron {pipeline}")
         comer = _Comer(workspace(home, writing=True), pipeline, plan, home)
         code = comer.come(wanted, submit_flags)
-    return _NO_CODE if slot_of_job and code in _REPLACED else code
+    return NO_CODE if slot_of_job and code in _REPLACED else code
 
 
 def _wanted(schedule: Schedule, slot: str | None, job: str | None) -> str:
     """The slot that was asked for."""
     if job is not None:
-        from k8s.client import Client
-        from k8s.errors import K8sError
         from launcher.cron.job_slot import slot_of_job
 
-        try:
-            client = Client.connect()
-        except K8sError as exc:
-            raise UsageError(str(exc)) from exc
-        return slot_of_job(client, job, schedule)
+        return slot_of_job(client_in(), job, schedule)
     return slot_text(parse_slot(slot)) if slot else schedule.newest(clock.parse_time(clock.now()))
 
 

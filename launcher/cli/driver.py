@@ -24,6 +24,7 @@ from launcher.cli.runs import config_of
 from launcher.cli.terminal import echo
 from launcher.errors import UsageError
 from launcher.refs import find_run
+from launcher.runner import NO_CODE
 from launcher.settings import Settings
 from launcher.workspace import open_workspace, translated
 
@@ -32,7 +33,6 @@ __all__ = ["main"]
 _REPLACED: Final = (TRY_AGAIN, 137, 143)
 #: Errors that only a person can mend: wrong use, which includes what is not permitted, and integrity.
 _FINAL: Final = (2, 4)
-_NO_CODE: Final = 70
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     except Exception as exc:  # noqa: BLE001 - each is said, and most are tried again
         code = explain(exc)
         return code if code in _FINAL else TRY_AGAIN
-    return _NO_CODE if code in _REPLACED else code
+    return NO_CODE if code in _REPLACED else code
 
 
 def _drive(run: str) -> int:

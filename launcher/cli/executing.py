@@ -171,12 +171,17 @@ def profile_in(file: str, wanted: RunRequested) -> ReadProfile:
 
 
 def client_of(read: ReadProfile) -> Client:
-    """Asks nothing yet. Raises UsageError where nothing leads to a cluster."""
+    """Of the namespace that a profile names. Asks nothing yet. Raises UsageError where nothing leads to a cluster."""
+    return client_in(read.profile.namespace)
+
+
+def client_in(namespace: str | None = None) -> Client:
+    """As ``client_of``; None: the namespace is the context's own, or this pod's."""
     from k8s.client import Client
     from k8s.errors import K8sError
 
     try:
-        return Client.connect(read.profile.namespace)
+        return Client.connect(namespace)
     except K8sError as exc:
         raise UsageError(str(exc)) from exc
 

@@ -135,9 +135,8 @@ def cli(ctx: click.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program and leave with its exit code."""
     _prepare_standard_files()
-    if (
-        os.getpid() == 1
-    ):  # the first process of a container is not ended by a signal that it does not handle
+    if os.getpid() == 1:
+        # The first process of a container is not ended by a signal that it does not handle.
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     if _COMPLETE in os.environ:
         from click.shell_completion import shell_complete

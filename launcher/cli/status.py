@@ -62,7 +62,8 @@ def status_command(run: str | None, as_json: bool, home: str | None) -> int:
             raise UsageError(f"no run yet in {view.ws.ledger.where}", "launcher submit starts one")
         run_id = find_run(view.ws.journal, run) if run is not None else view.run_ids[-1]
         state = view.run(run_id)
-        if view.driver_job(state) and (end := driver_end(view.ws, state)):
+        job = view.driver_job(state)
+        if job and (end := driver_end(_request(state), job.partition("/")[0])):
             view.driver_ends[run_id] = end
         if as_json:
             print_json(_document(view, state))

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 from launcher import clock
 from launcher.cli.common import duration
 from launcher.cli.terminal import fact, one_line, paint
-from launcher.drivers import noted_driver
 from launcher.errors import LauncherError
 from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
@@ -86,19 +85,15 @@ def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> Clus
     return _within(seconds, lambda: _asked(ws, request, current, unseen)) or silent
 
 
-def driver_end(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> str | None:
-    """Why the Job that an open run was given to drive it does so no more; None: it does, or nobody can tell."""
+def driver_end(request: RunRequested, namespace: str, seconds: float = _LOOK_SECONDS) -> str | None:
+    """Why the Job in ``namespace`` drives a run no more that it was given; None: it does, or nobody can tell."""
     from k8s import names
     from k8s.driver import DRIVER, driver_seen
     from k8s.errors import K8sError
 
-    request, noted = state.request, noted_driver(ws.store, state.run_id)
-    if request is None or noted is None:
-        return None
-
     def ask() -> str | None:
         with suppress(K8sError):
-            seen = driver_seen(*_of(noted[0], request, f"{names.STAGE}={DRIVER}"))
+            seen = driver_seen(*_of(namespace, request, f"{names.STAGE}={DRIVER}"))
             if seen is None:
                 return "there is no such Job in the cluster"
             return None if seen.drives else seen.message or "it has ended"
