@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.overhead import LAUNCHER, STAGES
+from tests.rig import job_project
 from tests.rig.audited import asked, created, gaps
 from tests.rig.k8s import Cluster, using
 
@@ -31,18 +32,6 @@ from tests.rig.k8s import Cluster, using
 MORE, RATIO, GAP, CALLS, MEMORY = 5.0, 1.25, 0.3, 12, 200
 #: Stages of so many seconds are long ones.
 LONG = 30.0
-_PROFILE = """
-namespace: {namespace}
-agent:
-  image: "{agent}"
-  image_pull_policy: IfNotPresent
-  resources: {{}}
-  env: {{AWS_ENDPOINT_URL: "{endpoint}", AWS_REGION: us-east-1}}
-  secret_env:
-    AWS_ACCESS_KEY_ID: {{secret: store, key: id}}
-    AWS_SECRET_ACCESS_KEY: {{secret: store, key: secret}}
-defaults: {{image: "{image}", image_pull_policy: IfNotPresent}}
-"""
 
 
 @dataclass
@@ -61,36 +50,21 @@ class Bench:
     def __init__(self, cluster: Cluster, root: Path, own: str, peer: str) -> None:
         assert cluster.s3
         self.cluster, self.root, self.own, self.peer = cluster, root, own, peer
-        access = cluster.environment()
+        bucket = cluster.bucket()
         self.environment = {
-            **{name: value for name, value in os.environ.items() if "LAUNCHER_" not in name},
-            **access,
-            "LAUNCHER_STORE": cluster.bucket(),
+            **job_project.environment(cluster, bucket),
             "XDG_CACHE_HOME": str(root / "cache"),
         }
-        self.store = cluster.s3.root / self.environment["LAUNCHER_STORE"].removeprefix("s3://")
+        self.store = cluster.s3.root / bucket.removeprefix("s3://")
         cluster.store_secret(own)
-        profile = _PROFILE.format(
-            namespace=own,
-            agent=cluster.agent_image,
-            image=cluster.bash_image,
-            endpoint=cluster.s3.endpoint,
-        )
-        (root / "cluster.yaml").write_text(profile)
-        (root / "teacher.pt").write_bytes(b"teacher")
-        (root / "scorecard.json").write_bytes(b"{}")
-        (root / ".gitignore").write_text("runs/\ncache/\nteacher.pt\n")
-        subprocess.run(["git", "init", "-q", str(root)], check=True)
+        (root / "cluster.yaml").write_text(json.dumps(job_project.profile(cluster, own)))
+        job_project.make_folder(root, "runs/", "cache/", "teacher.pt")
 
     def submit(self, run_id: str, commands: list[str]) -> float:
         """Seconds of a run."""
         lines = [f"{key}='{one}'" for key, one in zip(STAGES, commands, strict=False)]
         (self.root / "mine.env").write_text("\n".join(lines) + "\n")
-        command = [
-            *(str(LAUNCHER), "submit", "--executor", "kubernetes", "--profile", "cluster.yaml"),
-            *("--config", "mine.env", "--run-id", run_id, "--teacher-checkpoint", "teacher.pt"),
-            *("--teacher-scorecard", "scorecard.json"),
-        ]
+        command = [str(LAUNCHER), *job_project.submit(run_id, config="mine.env")]
         begun = time.perf_counter()
         done = subprocess.run(
             command,
@@ -130,9 +104,8 @@ class Bench:
 
     def events(self, run_id: str) -> list[dict[str, object]]:
         """The run's, from the bucket itself."""
-        files = sorted((self.store / "ledger" / "log").iterdir())
-        found = [json.loads(line) for one in files for line in one.read_text().splitlines()]
-        return [one for one in found if one.get("stream") == f"run/{run_id}"]
+        store = self.environment["LAUNCHER_STORE"]
+        return job_project.events(self.cluster, store, f"run/{run_id}")
 
 
 def measure(bench: Bench, lengths: list[float], rounds: int) -> Found:
@@ -164,11 +137,7 @@ def memory_mib(bench: Bench, mib: int) -> int:
     pieces = f"for i in 1 2 3 4; do head -c {size} /dev/urandom > $ARTIFACT_DIR/$i; done"
     seen = [0]
     with subprocess.Popen(
-        [
-            *(str(LAUNCHER), "submit", "--executor", "kubernetes", "--profile", "cluster.yaml"),
-            *("--config", "big.env", "--run-id", "big", "--teacher-checkpoint", "teacher.pt"),
-            *("--teacher-scorecard", "scorecard.json"),
-        ],
+        [str(LAUNCHER), *job_project.submit("big")],
         cwd=_with_config(bench.root, pieces),
         env=bench.environment,
         stdout=subprocess.DEVNULL,
