@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -219,14 +220,16 @@ def _connected() -> tuple[Any, str | None]:
 
 def _load(config: Any, settings: Any) -> str | None:
     """Fill in ``settings``; returns the context's namespace."""
+    # Asked for here: the package looks at the environment only once, when it is imported.
+    file = os.environ.get("KUBECONFIG") or "~/.kube/config"
     try:
-        _, active = config.list_kube_config_contexts()
+        _, active = config.list_kube_config_contexts(file)
     except config.ConfigException:
         if not _OWN_NAMESPACE.exists():
             raise
         config.load_incluster_config(client_configuration=settings)
         return _OWN_NAMESPACE.read_text().strip()
-    config.load_kube_config(client_configuration=settings)
+    config.load_kube_config(file, client_configuration=settings)
     return (active.get("context") or {}).get("namespace")
 
 
