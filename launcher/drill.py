@@ -78,7 +78,7 @@ def _rebuilt(
 ) -> Iterator[tuple[EventStore, Callable[[], object]]]:
     """The ledger made anew in ``place``, and what brings it to where the original is now."""
     if shared:
-        store: EventStore = open_ledger(ws.store, place, writing=False)
+        store: EventStore = open_ledger(ws.store, place, writing=False, packed=False)
         refresh: Callable[[], object] = store.head
     else:
         store = SqliteEventStore(place / "ledger.db")

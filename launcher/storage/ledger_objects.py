@@ -78,8 +78,13 @@ def cache_folder(store: ObjectStore, caches: Path) -> Path:
     return caches / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def open_ledger(store: ObjectStore, caches: Path | None, *, writing: bool) -> ObjectsEventStore:
-    """The ledger in ``store``; its cache is a folder of its own under ``caches``, or memory for None."""
+def open_ledger(
+    store: ObjectStore, caches: Path | None, *, writing: bool, packed: bool = True
+) -> ObjectsEventStore:
+    """The ledger in ``store``; its cache is a folder of its own under ``caches``, or memory for None.
+
+    ``packed`` False: every segment is read itself.
+    """
     return ObjectsEventStore(
         LedgerObjects(store),
         cache_folder(store, caches) if caches else None,
@@ -88,4 +93,5 @@ def open_ledger(store: ObjectStore, caches: Path | None, *, writing: bool) -> Ob
         tries=2 if is_bucket(store.where) else 6,
         boot=boot_id(),
         read_only=not writing,
+        packed=packed,
     )

@@ -1,15 +1,25 @@
-"""The segments of one log as they lie in the bucket: read, listed and created, with patience. No state."""
+"""The segments of one log as they lie in the bucket, and packs of them: read, listed, created, patiently. No state."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Final, TypeVar
+from itertools import chain, islice
+from typing import Any, Final, TypeVar
 
 from ledger.errors import LedgerDamagedError, LedgerUnavailableError
 from ledger.stores.log_port import KeyTakenError, LogObjects, NoAnswerError
+from ledger.stores.packs import (
+    PACKED,
+    PACKS_PREFIX,
+    end_of_pack,
+    last_packed,
+    pack,
+    pack_key,
+    unpack,
+)
 from ledger.stores.segments import (
     LOG_PREFIX,
     Segment,
@@ -34,11 +44,15 @@ T = TypeVar("T")
 class BucketLog:
     """A call that is not answered is tried ``tries`` times in all; ``sleep`` waits that many seconds.
 
+    ``packed``: where a pack has the same segments, it will do.
+
     Raises LedgerUnavailableError once patience is at its end.
     """
 
-    def __init__(self, objects: LogObjects, sleep: Callable[[float], None], tries: int) -> None:
-        self._objects, self._sleep, self._tries = objects, sleep, tries
+    def __init__(
+        self, objects: LogObjects, sleep: Callable[[float], None], tries: int, *, packed: bool
+    ) -> None:
+        self._objects, self._sleep, self._tries, self._packed = objects, sleep, tries, packed
 
     @property
     def where(self) -> str:
@@ -74,61 +88,134 @@ class BucketLog:
     def since(self, sequence: int) -> Iterator[list[Segment]]:
         """Segments past number ``sequence`` up to the first that is absent, without a listing.
 
-        For who follows closely: one read where nothing is new. Asks for one, then for ever more at a time.
+        For who follows closely: one read where nothing is new. Asks for one, then for more, then for packs.
         """
         width = 1
         while True:
-            numbers = range(sequence + 1, sequence + 1 + width)
+            end = end_of_pack(sequence + 1)
+            if width > _ONE_BY_ONE and (packed := self._unpacked(end)):
+                yield packed[sequence - end :]
+                sequence = end
+                continue
+            numbers = range(sequence + 1, min(sequence + width, end) + 1)
             batch: list[Segment] = []
-            with self._reading(width) as read:
-                for number, data in zip(numbers, read(numbers), strict=False):
+            with self._mapping(len(numbers)) as mapped:
+                for number, data in zip(numbers, mapped(self.read, numbers), strict=False):
                     if data is None:
                         break
                     batch.append(parse_segment(number, data, self.where))
             if batch:
                 yield batch
-            if len(batch) < width:
+            if len(batch) < len(numbers):
                 return
-            sequence, width = sequence + width, min(width * 4, _BATCH)
+            sequence, width = numbers[-1], min(width * 4, PACKED)
 
-    def after(self, tip: Tip) -> Iterator[list[Segment]]:
+    def after(self, tip: Tip, *, singly: bool = False) -> Iterator[list[Segment]]:
         """All segments past ``tip``, ascending without gaps, in batches; how they follow is not checked.
 
-        Raises LedgerDamagedError naming the first that is missing or no segment, after those before it.
+        ``singly``: the segments themselves in any case. Raises LedgerDamagedError naming the first that is missing or
+        no segment, after those before it.
         """
-        keys = self._tried(lambda: list(self._objects.list(LOG_PREFIX, segment_key(tip.sequence))))
-        last = max([tip.sequence, *(number for key in keys if (number := sequence_of(key)))])
+        last, packs = self._beyond(tip.sequence, packed=self._packed and not singly)
         if last == tip.sequence:
             return
-        end = tip.size
-        with self._reading(last - tip.sequence) as read:
-            for first in range(tip.sequence + 1, last + 1, _BATCH):
-                numbers = range(first, min(first + _BATCH, last + 1))
+        parts, end = _parts(tip.sequence + 1, last, packs), tip.size
+        with self._mapping(len(parts)) as mapped:
+            for group in _groups(parts):
                 batch: list[Segment] = []
+                numbers, found = chain.from_iterable(group), mapped(self._part, group)
                 try:
-                    for number, data in zip(numbers, read(numbers), strict=True):
-                        batch.append(self._whole(number, data, last))
+                    for number, one in zip(numbers, chain.from_iterable(found), strict=True):
+                        batch.append(self._whole(number, one, last))
                         end += len(batch[-1].raws)
                 except LedgerDamagedError as exc:
                     yield batch
                     raise LedgerDamagedError(self.where, exc.detail, end) from exc
                 yield batch
 
+    def _beyond(self, sequence: int, *, packed: bool) -> tuple[int, set[int]]:
+        """(The newest segment, ``sequence`` where none is newer; the packs that may have some of those past it.)"""
+        numbers = self._numbers(sequence, PACKED if packed else None)
+        packs: set[int] = set()
+        if packed and len(numbers) == PACKED:
+            packs = self._packs(sequence)
+            end = max(packs, default=sequence + 1)
+            numbers = self._numbers(end - 1)
+            if end not in numbers:
+                # The pack of a log that was cut off says nothing of where this one ends.
+                numbers = self._numbers(sequence)
+        return max([sequence, *numbers]), packs
+
+    def _numbers(self, after: int, most: int | None = None) -> set[int]:
+        """The segments past number ``after``, as listed: the first ``most`` of them."""
+
+        def listed() -> set[int]:
+            keys = self._objects.list(LOG_PREFIX, segment_key(after))
+            return set(islice((number for key in keys if (number := sequence_of(key))), most))
+
+        return self._tried(listed)
+
     @contextmanager
-    def _reading(self, count: int) -> Iterator[Callable[[range], Iterator[bytes | None]]]:
-        """A way to read segments in order: several at a time where ``count``, how many there may be, pays for it."""
+    def _mapping(self, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
+        """``map``, in order: several at a time where ``count``, how many there may be, pays for it."""
         if count <= _ONE_BY_ONE:
-            yield lambda numbers: map(self.read, numbers)
+            yield map
             return
         with ThreadPoolExecutor(min(_READERS, count)) as pool:
-            yield lambda numbers: pool.map(self.read, numbers)
+            yield pool.map
 
-    def _whole(self, sequence: int, data: bytes | None, last: int) -> Segment:
-        if data is None:
+    def _part(self, numbers: range) -> Sequence[Segment | bytes | LedgerDamagedError | None]:
+        """What lies under these numbers: those of one pack, or one."""
+        if len(numbers) > 1 and (packed := self._unpacked(numbers[-1])):
+            return packed[-len(numbers) :]
+        return [self._read_or_why(number) for number in numbers]
+
+    def _read_or_why(self, sequence: int) -> bytes | LedgerDamagedError | None:
+        try:
+            return self.read(sequence)
+        except LedgerDamagedError as exc:
+            return exc
+
+    def _whole(
+        self, sequence: int, found: Segment | bytes | LedgerDamagedError | None, last: int
+    ) -> Segment:
+        if isinstance(found, Segment):
+            return found
+        if isinstance(found, LedgerDamagedError):
+            raise found
+        if found is None:
             # It was there before any later one was: a listing may miss it, a read may not.
             detail = f"{segment_key(sequence)} is gone, though {segment_key(last)} is there"
             raise LedgerDamagedError(self.where, detail)
-        return parse_segment(sequence, data, self.where)
+        return parse_segment(sequence, found, self.where)
+
+    # --- packs ---
+
+    def create_pack(self, segments: Sequence[Segment]) -> None:
+        """Create the pack of these, in one try; there already: well."""
+        with suppress(KeyTakenError):
+            self._objects.create(pack_key(segments[-1].sequence), pack(segments))
+
+    def lacking_packs(self, last: int) -> list[int]:
+        """The packs up to the one of segment ``last``, its end, that are not there, ascending, each by its end."""
+        return sorted({*range(PACKED, last + 1, PACKED)} - self._packs(0))
+
+    def _packs(self, sequence: int) -> set[int]:
+        """The packs that hold a segment past ``sequence``, each by its end."""
+        after = pack_key(sequence)
+        keys = self._tried(lambda: list(self._objects.list(PACKS_PREFIX, after)))
+        return {last for key in keys if (last := last_packed(key))}
+
+    def _unpacked(self, last: int) -> list[Segment] | None:
+        """The segments of a pack, for certain those of the log; None where there is no such pack."""
+        if not self._packed:
+            return None
+        with suppress(LedgerDamagedError):
+            data = self._tried(lambda: self._objects.read(pack_key(last)))
+            newest = self.read(last) if data is not None else None
+            if data is not None and newest is not None:
+                return unpack(last, data, newest)
+        return None
 
     def _tried(self, attempt: Callable[[], T]) -> T:
         """What a call that changes nothing returns, tried again while nobody answers."""
@@ -144,3 +231,27 @@ def spread(data: bytes, attempt: int) -> float:
     """A number from 0 to 1 that differs between writers and tries, so that they do not meet again."""
     digest = hashlib.sha256(data + attempt.to_bytes(4, "big")).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def _parts(first: int, last: int, packs: set[int]) -> list[range]:
+    """The numbers from ``first`` to ``last``: what a pack holds together, every other by itself."""
+    parts = []
+    while first <= last:
+        end = end_of_pack(first)
+        parts.append(range(first, (end if end in packs and end <= last else first) + 1))
+        first = parts[-1][-1] + 1
+    return parts
+
+
+def _groups(parts: Sequence[range]) -> Iterator[list[range]]:
+    """``parts`` in order, in groups of a batch's length or a little more."""
+    group: list[range] = []
+    count = 0
+    for part in parts:
+        group.append(part)
+        count += len(part)
+        if count >= _BATCH:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group

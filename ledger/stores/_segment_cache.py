@@ -16,12 +16,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from ledger import records
 from ledger.errors import LedgerDamagedError
 from ledger.stores._sqlite_connection import Connection
+from ledger.stores.packs import PACKED
 from ledger.stores.port import StoredEvent, TreeHead
 from ledger.stores.segments import Segment, Tip, digest_of, parse_segment
 from ledger.transparency.merkle import Frontier
@@ -180,6 +182,10 @@ class SegmentCache:
             for (sequence,) in rows:
                 yield self.segment(sequence)
             after = rows[-1][0]
+
+    def packed(self, last: int) -> list[Segment]:
+        """The cached segments of the pack that ends with number ``last``."""
+        return list(islice(self.segments(last - PACKED), PACKED))
 
     def segment(self, sequence: int) -> Segment:
         """One segment, checked against its digest."""

@@ -13,6 +13,8 @@ Rules:
 5. Questions are answered from a local cache that was checked segment by segment as it was filled. The
    first use compares its newest segment with the bucket's and lists what came after; every later one asks
    for the segment that would come next. ``read_raw``, on which audits and copies stand, reads the bucket.
+6. Who has many segments to read may read a copy of 64 that proves itself (``ledger.stores.packs``). Whose append
+   fills 64 leaves one, and some that others left out.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from ledger.stores._bucket_log import BucketLog, spread
 from ledger.stores._segment_cache import SegmentCache
 from ledger.stores._segment_caches import SegmentCaches
 from ledger.stores.log_port import LogObjects
+from ledger.stores.packs import PACKED
 from ledger.stores.port import NewEvent, StoredEvent, TreeHead
 from ledger.stores.segments import Segment, Tip, next_segment, parse_segment, segment_key
 from ledger.transparency.merkle import EMPTY_ROOT
@@ -46,6 +49,8 @@ _LONGEST_RACE_WAIT_SECONDS: Final = 5.0
 #: For so many appends after a lost race a writer looks before each: it costs a read, saves creates that
 #: must lose, and lets others in, who would starve behind one that goes from success to success.
 _LOOKS_FIRST: Final = 16
+#: How many packs one append makes at most: its own, and what is lacking from before.
+_PACKS_AT_ONCE: Final = 8
 
 T = TypeVar("T")
 
@@ -56,7 +61,8 @@ class ObjectsEventStore:
     ``cache`` is a folder for this log alone, made where absent; None, or one that cannot be written, means
     memory. ``boot`` tells this boot of the machine from others: a cache of another is checked in full
     before it is used. ``sleep`` waits that many seconds, ``stopwatch`` counts them. ``tries`` is how often a
-    call is made that is not answered (2 are enough where ``objects`` tries again by itself).
+    call is made that is not answered (2 are enough where ``objects`` tries again by itself). ``packed``
+    False: no pack will do for the segments themselves.
     """
 
     def __init__(
@@ -69,8 +75,9 @@ class ObjectsEventStore:
         tries: int = 6,
         boot: str = "",
         read_only: bool = False,
+        packed: bool = True,
     ) -> None:
-        self._log = BucketLog(objects, sleep, tries)
+        self._log = BucketLog(objects, sleep, tries, packed=packed)
         self._sleep, self._stopwatch, self._read_only = sleep, stopwatch, read_only
         self._caches = SegmentCaches(cache, objects.where, boot)
         self._compared = False
@@ -178,6 +185,7 @@ class ObjectsEventStore:
                 with suppress(LedgerUnavailableError):
                     self._take_in([segment])
                 self._crowded = max(0, self._crowded - 1)
+                self._pack(segment.sequence)
                 return tip.size, None
             self._take_in([parse_segment(segment.sequence, there, self.where)])
             newest, lost = True, lost + 1
@@ -185,6 +193,15 @@ class ObjectsEventStore:
             self._crowded = _LOOKS_FIRST
             self._sleep(min(wait, _LONGEST_RACE_WAIT_SECONDS) * spread(segment.data, lost))
             self._refresh()
+
+    def _pack(self, sequence: int) -> None:
+        """Where the append of this number filled a pack: leave it, and some of those that are not there."""
+        if sequence % PACKED:
+            return
+        # Acknowledged, whatever becomes of the packs: the next append that fills one makes up for it.
+        with suppress(Exception):
+            for last in reversed(self._log.lacking_packs(sequence)[-_PACKS_AT_ONCE:]):
+                self._log.create_pack(self._ask(partial(SegmentCache.packed, last=last)))
 
     # --- keeping up with the bucket ---
 
@@ -273,7 +290,7 @@ class ObjectsEventStore:
         the events before it are out.
         """
         tip = self._ask(lambda cache: cache.tip_at(from_position)) if from_position else Tip()
-        for batch in self._log.after(tip):
+        for batch in self._log.after(tip, singly=True):
             for segment in batch:
                 after = tip.follow(segment, self.where)
                 for position, raw in enumerate(segment.raws, start=tip.size):

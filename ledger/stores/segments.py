@@ -30,6 +30,7 @@ __all__ = [
     "Tip",
     "digest_of",
     "next_segment",
+    "parse_header",
     "parse_segment",
     "segment_key",
     "sequence_of",
@@ -139,7 +140,7 @@ def parse_segment(sequence: int, data: bytes, where: str) -> Segment:
     """
     try:
         lines = data.split(b"\n")
-        header = _header(lines[0])
+        header = parse_header(lines[0])
         if header["format"] > FORMAT:
             raise NewerSchemaError("a segment format", header["format"], FORMAT, None)
         if header["sequence"] != sequence:
@@ -160,11 +161,11 @@ def parse_segment(sequence: int, data: bytes, where: str) -> Segment:
         raise LedgerDamagedError(where, detail) from exc
 
 
-def _header(line: bytes) -> dict[str, Any]:
+def parse_header(line: bytes) -> dict[str, Any]:
+    """A segment's first line; of a later format only its number is looked at. Raises ValueError if it is none."""
     header = parse_json(line)
     if not isinstance(header, dict) or not {"format"} <= header.keys():
         raise ValueError("its first line is no header")
-    # A later format may have other members; only its number is read.
     later = type(header["format"]) is int and header["format"] > FORMAT
     if not later and header.keys() != _HEADER.keys():
         raise ValueError("its header's members are not a header's")

@@ -191,6 +191,25 @@ def test_a_segment(place: Place, damage: Callable[[Path], str], way: str) -> Non
     promoted(place)
 
 
+def test_a_segment_from_a_pack(place: Place) -> None:
+    """Nobody but the auditor was stopped: the pack had it."""
+    while len(list(place.log.iterdir())) < 64:
+        assert (
+            place.bash("launcher pause nightly --reason x && launcher unpause nightly").returncode
+            == 0
+        )
+    number = place.log / "000000000005"
+    whole = number.read_bytes()
+    gone(number)
+    shutil.rmtree(place.caches)
+    assert place.bash("launcher status").returncode == 0
+    place.refused(4, "000000000005 is gone, though ledger/log/", "launcher audit")
+    place.refused(4, "000000000005 is gone, though ledger/log/", "launcher drill")
+    assert place.typed("from_pack", N=number.name).stdout.endswith(WELL)
+    assert number.read_bytes() == whole
+    promoted(place)
+
+
 @pytest.mark.parametrize("left", [0, -3])
 def test_all_of_the_ledger_or_its_end(place: Place, left: int) -> None:
     segments = sorted(place.log.iterdir())
