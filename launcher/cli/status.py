@@ -31,7 +31,7 @@ from launcher.cli.spending import cost_json, held_json, run_cost, stage_json, to
 from launcher.cli.stages import outputs_of, remaining, stage_line, stage_seconds
 from launcher.cli.terminal import fact, facts, is_terminal, one_line, paint
 from launcher.cli.view import View, why
-from launcher.cli.waits import cluster_lines, driver_end, look
+from launcher.cli.waits import ClusterLook, cluster_lines, look_with_driver
 from launcher.errors import LauncherError, UsageError
 from launcher.refs import find_run
 from launcher.workspace import translated
@@ -63,12 +63,13 @@ def status_command(run: str | None, as_json: bool, home: str | None) -> int:
         run_id = find_run(view.ws.journal, run) if run is not None else view.run_ids[-1]
         state = view.run(run_id)
         job = view.driver_job(state)
-        if job and (end := driver_end(_request(state), job.partition("/")[0])):
+        cluster, end = look_with_driver(view.ws, state, job.partition("/")[0] if job else None)
+        if end:
             view.driver_ends[run_id] = end
         if as_json:
-            print_json(_document(view, state))
+            print_json(_document(view, state, cluster))
         else:
-            for line in _lines(view, state):
+            for line in _lines(view, state, cluster):
                 click.echo(line)
     return 0
 
@@ -96,12 +97,12 @@ def state_line(view: View, state: RunState) -> str:
     return "  ".join(parts)
 
 
-def _lines(view: View, state: RunState) -> list[str]:
+def _lines(view: View, state: RunState, cluster: ClusterLook | None) -> list[str]:
     request = _request(state)
     lines = [state_line(view, state)]
     lines += [stage_line(view.ws.store, state, stage) for stage in state.stages.values()]
     lines += fact("driver", _driver(view, state))
-    lines += _under_way(view, state)
+    lines += _under_way(view, state, cluster)
     lines += fact("note", one_line(request.note or ""))
     labels = (f"{name}={value}" for name, value in request.labels.items())
     lines += fact("labels", "  ".join(labels))
@@ -120,14 +121,14 @@ def _driver(view: View, state: RunState) -> str:
     return f"Job {job}{f', which ended: {one_line(end)}' if end else ''}" if job else ""
 
 
-def _under_way(view: View, state: RunState) -> list[str]:
+def _under_way(view: View, state: RunState, cluster: ClusterLook | None) -> list[str]:
     current = state.current()
     if state.status != "open" or current is None or not current.attempt:
         return []
     name = current.plan.name
     left = remaining(view.usual_seconds(state, name), stage_seconds(current) or 0.0)
     tail = tail_of_attempt(view.ws, state, name, current.attempt, 1)
-    waits = cluster_lines(look(view.ws, state))
+    waits = cluster_lines(cluster)
     return [*waits, *fact("left", left), *(paint(line, dim=True) for line in facts("log", tail))]
 
 
@@ -205,7 +206,7 @@ def _request(state: RunState) -> RunRequested:
 # --- for programs -------------------------------------------------------------------------------
 
 
-def _document(view: View, state: RunState) -> dict[str, Any]:
+def _document(view: View, state: RunState, cluster: ClusterLook | None) -> dict[str, Any]:
     request, prices = _request(state), view.ws.settings.prices
     document = metadata_document(state, view.ws.ledger.root_at(state.position + 1))
     for shown, stage in zip(document["stages"], state.stages.values(), strict=True):
@@ -213,7 +214,7 @@ def _document(view: View, state: RunState) -> dict[str, Any]:
         shown["seconds"] = stage_seconds(stage)
         shown["outputs"] = asdict(outputs) if outputs else None
         shown.update(stage_json(prices, stage))
-    student, cluster = state.student, look(view.ws, state)
+    student = state.student
     return {
         **document,
         "run_dir": str(view.ws.documents.run_dir(request)),

@@ -7,10 +7,12 @@ answer in time, is said to be away, and everything else is shown all the same.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 from launcher import clock
 from launcher.cli.common import duration
@@ -20,7 +22,7 @@ from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
 from ledger.events import RunRequested
 
-__all__ = ["ClusterLook", "cluster_lines", "driver_end", "look", "waits_line"]
+__all__ = ["ClusterLook", "cluster_lines", "look", "look_with_driver", "waits_line"]
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -75,40 +77,63 @@ def cluster_lines(found: ClusterLook | None) -> list[str]:
 
 def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> ClusterLook | None:
     """What the attempt under way does, as its cluster has it; None where no cluster has one."""
+    return look_with_driver(ws, state, None, seconds)[0]
+
+
+def look_with_driver(
+    ws: Workspace, state: RunState, driver_in: str | None, seconds: float = _LOOK_SECONDS
+) -> tuple[ClusterLook | None, str | None]:
+    """What ``look`` finds, and why the Job in ``driver_in`` that the run was given drives it no more.
+
+    The second is None where it does, where nobody can tell, and where the run was given none. Both are asked for at
+    the same time, so a cluster that is silent is waited for once.
+    """
+    over = time.monotonic() + seconds
+    request, current, unseen, stage = state.request, state.current(), None, None
+    if _is_in_cluster(state) and request and current:
+        unseen = ClusterLook(current.plan.name, current.attempt)
+        stage = _Asking(partial(_asked, ws, request, current, unseen))
+    driver = _Asking(partial(_driver_end, request, driver_in)) if request and driver_in else None
+    found = stage.answer(over) if stage else None
+    end = driver.answer(over) if driver else None
+    if unseen and found is None:
+        found = replace(unseen, error=f"it did not answer within {seconds:g} s")
+    return found, end
+
+
+class _Asking(Generic[T]):
+    """A question that is being asked, in a thread that nothing waits for in the end."""
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self._answers: list[T] = []
+        self._thread = threading.Thread(target=lambda: self._answers.append(ask()), daemon=True)
+        self._thread.start()
+
+    def answer(self, over: float) -> T | None:
+        """What it returned; None where it has not by that moment of the monotonic clock."""
+        self._thread.join(max(over - time.monotonic(), 0.0))
+        return self._answers[0] if self._answers else None
+
+
+def _is_in_cluster(state: RunState) -> bool:
+    """Whether a cluster has an attempt of the run, or is about to."""
     request, current = state.request, state.current()
     if request is None or request.executor != "kubernetes" or state.status != "open":
-        return None
-    if current is None or current.status not in ("intended", "submitted", "running"):
-        return None
-    unseen = ClusterLook(current.plan.name, current.attempt)
-    silent = replace(unseen, error=f"it did not answer within {seconds:g} s")
-    return _within(seconds, lambda: _asked(ws, request, current, unseen)) or silent
+        return False
+    return current is not None and current.status in ("intended", "submitted", "running")
 
 
-def driver_end(request: RunRequested, namespace: str, seconds: float = _LOOK_SECONDS) -> str | None:
-    """Why the Job in ``namespace`` drives a run no more that it was given; None: it does, or nobody can tell."""
+def _driver_end(request: RunRequested, namespace: str) -> str | None:
     from k8s import names
     from k8s.driver import DRIVER, driver_seen
     from k8s.errors import K8sError
 
-    def ask() -> str | None:
-        with suppress(K8sError):
-            seen = driver_seen(*_of(namespace, request, f"{names.STAGE}={DRIVER}"))
-            if seen is None:
-                return "there is no such Job in the cluster"
-            return None if seen.drives else seen.message or "it has ended"
-        return None
-
-    return _within(seconds, ask)
-
-
-def _within(seconds: float, ask: Callable[[], T]) -> T | None:
-    """What ``ask`` returns; None where it takes longer."""
-    answers: list[T] = []
-    asking = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    return answers[0] if answers else None
+    with suppress(K8sError):
+        seen = driver_seen(*_of(namespace, request, f"{names.STAGE}={DRIVER}"))
+        if seen is None:
+            return "there is no such Job in the cluster"
+        return None if seen.drives else seen.message or "it has ended"
+    return None
 
 
 def _asked(

@@ -7,11 +7,15 @@ import re
 import time
 from io import StringIO
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from k8s.driver import DRIVER
+from k8s.names import STAGE
 from launcher.cli.progress import Screen
-from launcher.cli.waits import waits_line
+from launcher.cli.waits import _ANSWER_SECONDS, waits_line
+from launcher.drivers import note_driver
 from launcher.executors.port import Running
 from ledger import events as e
 from ledger.identity import identify
@@ -120,6 +124,46 @@ def test_a_cluster_that_cannot_be_asked_is_one_line(session: Session, how: str) 
     )  # the ledger's view
     assert took < 15
     assert bool(asked) == (how == "is silent")
+
+
+def driven(session: Session, run_id: str) -> None:
+    """It was given a driver in the cluster, too."""
+    on_cluster(session, run_id)
+    ws = project_workspace(session.root)
+    note_driver(ws.store, run_id, "distill", "the-driver")
+    ws.ledger.close()
+
+
+def test_a_silent_cluster_is_waited_for_once_for_the_stage_and_for_its_driver(
+    session: Session,
+) -> None:
+    driven(session, "r")
+    with serving(recorded("running"), delay_seconds=60) as (url, asked):
+        access = {"KUBECONFIG": str(kubeconfig(session.root / "kubeconfig", url))}
+        before = time.monotonic()
+        shown = session.look("status", "r", **access)
+        took = time.monotonic() - before
+    assert shown.code == 0, shown
+    assert sum(line.startswith("cluster ") for line in shown.lines) == 1
+    assert "driver  Job distill/the-driver" in shown.lines
+    assert sorted(_chosen(path) for path in asked) == [DRIVER, "llm_on"]
+    # Each is given up after _ANSWER_SECONDS: one after the other they take twice as long.
+    assert _ANSWER_SECONDS <= took < 2 * _ANSWER_SECONDS
+
+
+def test_a_stage_and_its_driver_are_asked_for_at_the_same_time(session: Session) -> None:
+    driven(session, "r")
+    with serving(recorded("running"), silent_until=2) as (url, _):
+        access = {"KUBECONFIG": str(kubeconfig(session.root / "kubeconfig", url))}
+        shown = session.look("status", "r", **access)
+    assert any(line.startswith("pod ") for line in shown.lines), shown
+    assert any("which ended: there is no such Job" in line for line in shown.lines), shown
+
+
+def _chosen(path: str) -> str:
+    """The stage whose objects are asked for."""
+    labels = parse_qs(urlsplit(path).query)["labelSelector"][0].split(",")
+    return next(one for one in labels if one.startswith(f"{STAGE}=")).partition("=")[2]
 
 
 def test_list_asks_nobody_and_the_overview_says_for_what(session: Session) -> None:

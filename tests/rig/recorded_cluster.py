@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,23 @@ def kubeconfig(file: Path, url: str) -> Path:
 
 
 @contextmanager
-def serving(said: dict[str, Any], *, delay_seconds: float = 0.0) -> Iterator[tuple[str, list[str]]]:
-    """(its URL, the paths that were asked for). Each answer comes after the delay."""
+def serving(
+    said: dict[str, Any], *, delay_seconds: float = 0.0, silent_until: int = 0
+) -> Iterator[tuple[str, list[str]]]:
+    """(its URL, the paths that were asked for).
+
+    Each answer comes after the delay, and none before so many questions have come.
+    """
     asked: list[str] = []
-    over = threading.Event()
+    over, enough = threading.Event(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             asked.append(self.path)
+            if len(asked) >= silent_until:
+                enough.set()
+            enough.wait()
             over.wait(delay_seconds)
             kind, query = url.path.rsplit("/", 1)[-1], parse_qs(url.query)
             items = {
@@ -57,11 +65,13 @@ def serving(said: dict[str, Any], *, delay_seconds: float = 0.0) -> Iterator[tup
                 uid = one.removeprefix("involvedObject.uid=")
                 items = [e for e in items if e["involvedObject"]["uid"] == uid]
             data = json.dumps({"items": items, "metadata": {"resourceVersion": "1"}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            # Who asked may have given up.
+            with suppress(ConnectionError):
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -74,6 +84,7 @@ def serving(said: dict[str, Any], *, delay_seconds: float = 0.0) -> Iterator[tup
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
         over.set()
+        enough.set()
         server.shutdown()
         thread.join()
         server.server_close()
