@@ -28,6 +28,8 @@ def bad_night(session: Session) -> Session:
     # Held: it succeeds, and is not promoted.
     weekly = ("cron", "weekly", "--slot", "2026-02-01T03:00:00Z", *promoting)
     assert session.launcher(*weekly).code == 3
+    # Well, and seldom.
+    assert session.launcher("cron", "monthly", "--slot", "2026-02-01T00:00:00Z", *flags).code == 0
     digest = session.json("pointers", "student")["live"]["digest"].removeprefix("sha256:")
     blob = session.home / "objects" / "blobs" / "sha256" / digest[:2] / digest
     blob.chmod(0o644)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ CASES = {
         ['pipeline_paused{pipeline="nightly"}', "0"],
     ),
 }
+_LATE = "DistillRunLate"
+_PIPELINE = {"schedule": "@hourly", "config": "RETRAIN_CMD=true"}
+_UP = {'up{namespace="distill",release="nightly"}': "1"}
 #: What stands beside them in every case.
 BESIDE = {"up": "1", "quota_bytes": "100", 'stored_bytes{class="run folders"}': "1000"}
 
@@ -113,6 +117,35 @@ def test_a_limit_of_the_values_is_in_the_rules(name: str) -> None:
     assert changed != kept
 
 
+def own_limits(**seconds: float) -> dict[str, Any]:
+    """The release's groups where these pipelines have a limit of their own, and ``nightly`` the chart's."""
+    flags = [
+        f"--set-json=pipelines.{name}={json.dumps({**_PIPELINE, 'lateSeconds': limit})}"
+        for name, limit in seconds.items()
+    ]
+    return rules(*flags)
+
+
+def test_a_pipeline_has_its_own_limit_where_it_gives_one() -> None:
+    assert own_limits() == rules()
+    (late,) = (one for one in alerts(own_limits(often=60, weekly=7e5)) if one["alert"] == _LATE)
+    compared = re.findall(r"(newest_\w+)_timestamp_seconds\{(.*)\} > (.*)", late["expr"])
+    assert [(kind, limit) for kind, _, limit in compared] == [
+        (kind, limit)
+        for kind in ("newest_slot", "newest_success")
+        for limit in (
+            "93600 # limits.lateSeconds",
+            "60 # pipelines.often.lateSeconds",
+            "700000 # pipelines.weekly.lateSeconds",
+        )
+    ]
+    of_pipelines = [selector.partition('release="nightly",')[2] for _, selector, _ in compared]
+    assert of_pipelines == [
+        'pipeline!~"often|weekly"', 'pipeline="often"', 'pipeline="weekly"',
+        'pipeline!~"often|weekly",pipeline!=""', 'pipeline="often"', 'pipeline="weekly"',
+    ]  # fmt: skip
+
+
 def test_every_series_is_this_releases_and_every_name_is_its_own() -> None:
     for rule in alerts(rules()):
         for selector in re.findall(r"distill_ledger_\w+\{([^}]*)\}", rule["expr"]):
@@ -155,10 +188,28 @@ def test_without_an_exporter_there_is_nothing_to_watch() -> None:
 # --- when they fire ---
 
 
+@pytest.mark.parametrize("kind", ["slot", "success"])
+def test_each_pipeline_is_late_by_its_own_limit(tmp_path: Path, kind: str) -> None:
+    moment = f'pipeline_newest_{kind}_timestamp_seconds{{namespace="distill",release="nightly",'
+    # After two days: 93800 s ago, which is more than the chart's limit, and 70 s ago.
+    old, new = "79000", "172730"
+    said = [
+        _test(f'{moment}pipeline="{name}"}}', value, {_LATE} if late else set(), beside=_UP)
+        for name, value, late in (
+            ("nightly", old, True),
+            ("given-up", old, True),
+            ("weekly", old, False),
+            ("weekly", "-530000", True),
+            ("nightly", new, False),
+            ("often", new, True),
+        )
+    ]
+    _fires(tmp_path, own_limits(often=60, weekly=7e5), said)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_fires_and_not_before(tmp_path: Path, name: str) -> None:
     bad, good = CASES[name]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump(plain_rules()))
     tests = [_test(*bad, {name}), _test(*good, set())]
     if name == "DistillExporterDown":
         tests.append(_test('runs_open{pipeline="x"}', "0", {name}, beside={}))
@@ -167,10 +218,16 @@ def test_it_fires_and_not_before(tmp_path: Path, name: str) -> None:
         paused = {**BESIDE, 'pipeline_paused{pipeline="nightly"}': "1"}
         tests.append(_test(late, "79000", {name}))
         tests.append(_test(late, "79000", {"DistillPipelinePaused"}, beside=paused))
-    (tmp_path / "tests.yml").write_text(
+    _fires(tmp_path, plain_rules(), tests)
+
+
+def _fires(folder: Path, groups: dict[str, Any], tests: list[dict[str, Any]]) -> None:
+    """promtool finds what ``tests`` expect of the rules."""
+    (folder / "rules.yml").write_text(yaml.safe_dump(groups))
+    (folder / "tests.yml").write_text(
         yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "1h", "tests": tests})
     )
-    done = promtool("test", "rules", "tests.yml", cwd=tmp_path)
+    done = promtool("test", "rules", "tests.yml", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

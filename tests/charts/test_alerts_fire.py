@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ pytestmark = [builds_helm, pytest.mark.folder]
 
 #: Nothing in a test is older than a few seconds; a miss is told for a day all the same.
 SOON = {name: "0.5" for name in LIMITS if name not in ("missedSeconds", "quotaRatio")}
+#: Its limit is its own.
+MONTHLY = {"schedule": "@monthly", "config": "RETRAIN_CMD=true", "lateSeconds": 10**9}
 WELL = {"DistillExporterDown"}
 
 
@@ -30,7 +33,7 @@ WELL = {"DistillExporterDown"}
 def watched(session: Session, folder: Path, *flags: str) -> Iterator[tuple[Prometheus, Any]]:
     """The exporter, a Prometheus and the release's rules with limits of a moment; and what ends the exporter."""
     limits = [f"--set-json=monitoring.rules.limits.{name}={value}" for name, value in SOON.items()]
-    groups = rules(*limits)
+    groups = rules(*limits, f"--set-json=pipelines.monthly={json.dumps(MONTHLY)}")
     for rule in alerts(groups):
         if "for" in rule:
             rule["for"] = "1s"
@@ -56,7 +59,7 @@ def test_a_bad_night_fires_every_alert_and_the_exporter_its_own_when_it_ends(
         # The runs that were only written down have no results.
         assert of(found, "DistillAuditFailed", "check") == {"blobs", "results"}
         late = of(found, "DistillRunLate", "pipeline")
-        assert late == {"weekly"}, "a pipeline that is paused is not late"
+        assert late == {"weekly"}, "one that is paused is not late, nor is one within its own limit"
         assert said["DistillStagePending"]["labels"]["stage"] == "llm_on"
         for one in found:
             assert "<no value>" not in str(one["annotations"]), one

@@ -32,6 +32,7 @@ _PIPELINE = {"schedule": "0 2 * * *", "config": "RETRAIN_CMD=true"}
         ({"pipelines": {"rollback": _PIPELINE}}, "rollback"),
         ({"pipelines": {"more": {**_PIPELINE, "schedule": "at two"}}}, "/pipelines/more/schedule"),
         ({"pipelines": {"more": {**_PIPELINE, "overlap": "wait"}}}, "/pipelines/more/overlap"),
+        ({"pipelines": {"more": {**_PIPELINE, "lateSeconds": 0}}}, "/pipelines/more/lateSeconds"),
         ({"pipelines": {"more": {**_PIPELINE, "promotionTarget": "a/b.pt"}}}, "promotionTarget"),
         ({"pipelines": {"more": {"schedule": "@daily"}}}, "pipelines.more has no config"),
         (
