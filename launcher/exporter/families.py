@@ -139,8 +139,11 @@ def _pipelines(tally: Tally) -> Iterator[Metric]:
     yield _gauge(
         "pipeline_failures_in_a_row",
         "Runs that failed since the last success.",
-        labels,
-        {(name,): number for name, number in tally.failed_in_a_row.items()},
+        ("pipeline", "pointer"),
+        {
+            (name, tally.promotes_to.get(name, "")): number
+            for name, number in tally.failed_in_a_row.items()
+        },
     )
     yield _gauge(
         "pipeline_paused",

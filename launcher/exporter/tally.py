@@ -99,6 +99,8 @@ class Tally:
     newest_success: dict[str, float] = field(default_factory=dict)
     #: pipeline -> runs that failed since the last success, or since a person let it go on
     failed_in_a_row: dict[str, int] = field(default_factory=dict)
+    #: pipeline -> the pointer that its newest run is to promote to; empty: none
+    promotes_to: dict[str, str] = field(default_factory=dict)
     paused: dict[str, bool] = field(default_factory=dict)
     _claims: dict[str, str] = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ class Tally:
         if isinstance(data, e.RunRequested):
             pipeline = self._claims.get(run_id, "")
             self.open[run_id] = _Open(pipeline)
+            self.promotes_to[pipeline] = data.promotion.target if data.promotion else ""
             self._begin(self.runs, pipeline, _ENDS.values())
             return
         if data.type in _ENDS:

@@ -22,7 +22,7 @@ def bad_night(session: Session) -> Session:
     for number in ("0", "1"):
         slot = f"2026-02-01T0{number}:00:00Z"
         assert session.launcher("cron", "nightly", "--slot", slot, *promoting).code == 0
-    failing = (*flags, "--set", "RETRAIN_EXTRA=exit 7")
+    failing = (*promoting, "--set", "RETRAIN_EXTRA=exit 7")
     assert session.launcher("cron", "nightly", "--slot", "2026-02-01T03:00:00Z", *failing).code == 7
     assert session.launcher("rollback", "student", "--yes").code == 0
     # Held: it succeeds, and is not promoted.

@@ -12,6 +12,7 @@ import yaml
 
 from launcher.cli.main import COMMANDS
 from tests.charts.monitoring import FILES, made, plain_rules, rules
+from tests.charts.rule_tests import BESIDE, alerts, case, fires, text
 from tests.rig.helm import CHARTS, builds_helm
 from tests.rig.prometheus import promtool
 
@@ -67,16 +68,6 @@ CASES = {
 _LATE = "DistillRunLate"
 _PIPELINE = {"schedule": "@hourly", "config": "RETRAIN_CMD=true"}
 _UP = {'up{namespace="distill",release="nightly"}': "1"}
-#: What stands beside them in every case.
-BESIDE = {"up": "1", "quota_bytes": "100", 'stored_bytes{class="run folders"}': "1000"}
-
-
-def alerts(groups: dict[str, Any]) -> list[dict[str, Any]]:
-    return [rule for group in groups["groups"] for rule in group["rules"]]
-
-
-def text(groups: dict[str, Any]) -> str:
-    return yaml.safe_dump(groups, width=10_000)
 
 
 def test_there_is_a_case_and_a_section_for_every_alert() -> None:
@@ -158,14 +149,6 @@ def test_every_series_is_this_releases_and_every_name_is_its_own() -> None:
     assert all("{team=blue" in rule["expr"] for rule in other)
 
 
-def test_the_rollback_that_an_alert_names_is_there() -> None:
-    jobs = {one["metadata"]["name"] for one in made() if one["kind"] == "CronJob"}
-    named = set(re.findall(r"cronjob/(\S+)", text(rules())))
-    assert named == {"nightly-rollback"} <= jobs
-    several = text(rules(values="everything"))
-    assert set(re.findall(r"cronjob/(\S+)", several)) == {"team-rollback-POINTER"}
-
-
 def test_the_pod_monitor_finds_the_exporter_and_its_port() -> None:
     objects = made()
     (monitor,) = (one for one in objects if one["kind"] == "PodMonitor")
@@ -194,7 +177,7 @@ def test_each_pipeline_is_late_by_its_own_limit(tmp_path: Path, kind: str) -> No
     # After two days: 93800 s ago, which is more than the chart's limit, and 70 s ago.
     old, new = "79000", "172730"
     said = [
-        _test(f'{moment}pipeline="{name}"}}', value, {_LATE} if late else set(), beside=_UP)
+        case(f'{moment}pipeline="{name}"}}', value, {_LATE} if late else set(), beside=_UP)
         for name, value, late in (
             ("nightly", old, True),
             ("given-up", old, True),
@@ -204,50 +187,18 @@ def test_each_pipeline_is_late_by_its_own_limit(tmp_path: Path, kind: str) -> No
             ("often", new, True),
         )
     ]
-    _fires(tmp_path, own_limits(often=60, weekly=7e5), said)
+    fires(tmp_path, own_limits(often=60, weekly=7e5), said)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_fires_and_not_before(tmp_path: Path, name: str) -> None:
     bad, good = CASES[name]
-    tests = [_test(*bad, {name}), _test(*good, set())]
+    tests = [case(*bad, {name}), case(*good, set())]
     if name == "DistillExporterDown":
-        tests.append(_test('runs_open{pipeline="x"}', "0", {name}, beside={}))
+        tests.append(case('runs_open{pipeline="x"}', "0", {name}, beside={}))
     if name == "DistillRunLate":
         late = 'pipeline_newest_success_timestamp_seconds{pipeline="nightly"}'
         paused = {**BESIDE, 'pipeline_paused{pipeline="nightly"}': "1"}
-        tests.append(_test(late, "79000", {name}))
-        tests.append(_test(late, "79000", {"DistillPipelinePaused"}, beside=paused))
-    _fires(tmp_path, plain_rules(), tests)
-
-
-def _fires(folder: Path, groups: dict[str, Any], tests: list[dict[str, Any]]) -> None:
-    """promtool finds what ``tests`` expect of the rules."""
-    (folder / "rules.yml").write_text(yaml.safe_dump(groups))
-    (folder / "tests.yml").write_text(
-        yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "1h", "tests": tests})
-    )
-    done = promtool("test", "rules", "tests.yml", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _test(
-    series: str, value: str, firing: set[str], beside: dict[str, str] | None = None
-) -> dict[str, Any]:
-    given = {**(BESIDE if beside is None else beside), series: value}
-    return {
-        "interval": "1h",
-        "input_series": [
-            {"series": f"distill_ledger_{one}", "values": f"{number}x60"}
-            for one, number in given.items()
-        ],
-        "promql_expr_test": [
-            {
-                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
-                "eval_time": "48h",
-                "exp_samples": [
-                    {"labels": f'{{alertname="{one}"}}', "value": 1} for one in sorted(firing)
-                ],
-            }
-        ],
-    }
+        tests.append(case(late, "79000", {name}))
+        tests.append(case(late, "79000", {"DistillPipelinePaused"}, beside=paused))
+    fires(tmp_path, plain_rules(), tests)

@@ -14,7 +14,8 @@ import pytest
 
 from tests.charts.bad_night import LABELS, bad_night
 from tests.charts.monitoring import rules
-from tests.charts.test_alerts import LIMITS, alerts
+from tests.charts.rule_tests import alerts
+from tests.charts.test_alerts import LIMITS
 from tests.cli.session import GIVEN, Session, make_session, until
 from tests.cli.test_exporter import exporter
 from tests.rig.helm import builds_helm
@@ -56,6 +57,9 @@ def test_a_bad_night_fires_every_alert_and_the_exporter_its_own_when_it_ends(
         assert said["DistillRunFailed"]["annotations"]["summary"] == (
             "The last 1 run(s) of nightly failed"
         )
+        for name in ("DistillRunFailed", "DistillAuditFailed"):
+            (way,) = re.findall(r"cronjob/(\S+)", said[name]["annotations"]["next"])
+            assert way == "nightly-rollback", said[name]
         # The runs that were only written down have no results.
         assert of(found, "DistillAuditFailed", "check") == {"blobs", "results"}
         late = of(found, "DistillRunLate", "pipeline")

@@ -103,6 +103,11 @@ def test_a_bad_student_is_turned_back_by_kubectl_alone(ours: Team) -> None:
     assert (after["kind"], after["digest"]) == ("rollback", before[-2]["digest"])
     assert after["actor"] == "rollback of nightly"
     assert "automatic promotions of student are held" in ours.log("back")
+    # The exporter's pod can do it too: alerts name that for a pointer without a CronJob.
+    to = ("--to", str(before[-1]["generation"]), "--yes")
+    ours.kubectl("exec", "deploy/nightly-exporter", "--", "launcher", "rollback", "student", *to)
+    undone = ours.pointer()["generations"][-1]
+    assert (undone["kind"], undone["digest"]) == ("rollback", before[-1]["digest"])
 
 
 def test_a_slot_that_fires_twice_makes_one_run(ours: Team) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_failures_in_a_row_end_with_a_success_or_with_a_person() -> None:
         return [claim(name, hour), (f"run/{name}", requested("1")), (f"run/{name}", end)]
 
     failed = e.RunFailed(stage="retrain", exit_code=1, cause="application", reason="r")
-    key = "pipeline_failures_in_a_row{pipeline=nightly}"
+    key = "pipeline_failures_in_a_row{pipeline=nightly,pointer=}"
     twice = [*run("a", failed, 1), *run("b", failed, 2)]
     assert samples(tallied(claim("a", 1)))[key] == 0
     assert samples(tallied(*twice))[key] == 2
@@ -153,6 +154,25 @@ def test_failures_in_a_row_end_with_a_success_or_with_a_person() -> None:
     assert samples(tallied(*twice, *run("c", e.RunCancelled(stage=None, reason="r"), 3)))[key] == 2
     go_on = ("pipeline/nightly", e.PipelineUnpaused(reason=None, follows="x"))
     assert samples(tallied(*twice, go_on))[key] == 0
+
+
+def test_failures_in_a_row_name_the_pointer_that_the_newest_run_promotes_to() -> None:
+    """So that an alert can name the way back."""
+
+    def run(name: str, target: str | None) -> list[tuple[str, e.EventData]]:
+        claimed = e.SlotClaimed(slot="2026-02-01T02:00:00Z", schedule="@daily", run_id=name)
+        promotion = e.PromotionPlan(target=target) if target else None
+        asked = requested("1").model_copy(update={"promotion": promotion})
+        return [("pipeline/nightly", claimed), (f"run/{name}", asked)]
+
+    def pointers(*facts: tuple[str, e.EventData]) -> list[str]:
+        keys = [key for key in samples(tallied(*facts)) if "failures_in_a_row" in key]
+        return [re.sub(r".*pipeline=nightly,pointer=(.*)}", r"\1", key) for key in keys]
+
+    assert pointers(*run("a", "student")) == ["student"]
+    assert pointers(*run("a", "student"), *run("b", "Other.one")) == ["Other.one"]
+    assert pointers(*run("a", "student"), *run("b", None)) == [""]
+    assert pointers(run("a", None)[0]) == [""]
 
 
 def test_counters_are_there_before_their_first_step() -> None:
