@@ -53,6 +53,19 @@ _NAME_WIDTH: Final = 13
     help="With --profile: only this stage; repeatable.",
 )
 @click.option(
+    "--stage-label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With --profile: what network policies select stages' pods by; repeatable.",
+)
+@click.option(
+    "--stage-account",
+    "account",
+    metavar="NAME",
+    help="With --profile: the service account that stages are to run as.",
+)
+@click.option(
     "--probe",
     "in_pods",
     is_flag=True,
@@ -71,22 +84,27 @@ def doctor_command(
     no_probe: bool,
     profile: str | None,
     stages: tuple[StageName, ...],
+    labels: tuple[str, ...],
+    account: str | None,
     in_pods: bool,
     probe_seconds: int,
     as_json: bool,
     home: str | None,
 ) -> int:
     """Exit 0 with warnings; 4, 5 or 2 where something failed."""
-    for flag, given in (("--stage", stages), ("--probe", in_pods)):
+    wanted = {"--stage-label": labels, "--stage-account": account}
+    for flag, given in {"--stage": stages, "--probe": in_pods, **wanted}.items():
         if given and profile is None:
             raise UsageError(f"{flag} needs --profile")
+    pairs = [_label(one) for one in labels]
     chosen, findings = settings(home), list[Finding]()
     root = project_root()
     # A profile that cannot be used is said before anything is looked at.
     parts = [doctor.examine(chosen, root, probe=not no_probe, is_driven=is_driven)]
     if profile is not None:
-        seconds = probe_seconds if in_pods else None
-        parts.append(_cluster(chosen, root, profile, stages or STAGES, seconds))
+        read, seconds = _read(root, profile), probe_seconds if in_pods else None
+        parts.append(_belonging(read, pairs, account))
+        parts.append(_cluster(chosen, root, read, stages or STAGES, seconds))
     for part in parts:
         # What a probe made goes, whatever ends this.
         with closing(part):
@@ -104,28 +122,52 @@ def doctor_command(
     return code
 
 
+def _label(text: str) -> tuple[str, str]:
+    name, is_there, value = text.partition("=")
+    if not (name and is_there):
+        raise UsageError(f"--stage-label takes NAME=VALUE, not {text!r}")
+    return name, value
+
+
 def _print(finding: Finding) -> None:
     click.echo(f"{finding.state:<8} {finding.name:<{_NAME_WIDTH}} {finding.what}")
     if finding.do:
         click.echo(f"{'':<{9 + _NAME_WIDTH}} {finding.do}")
 
 
+def _read(root: Path, profile: str) -> ReadProfile:
+    """Raises UsageError for a profile that is none."""
+    from k8s.errors import ProfileError
+    from k8s.profile_file import read_profile
+
+    try:
+        return read_profile(root / profile, stages=())
+    except ProfileError as exc:
+        raise UsageError(str(exc).replace(str(root / profile), profile, 1)) from exc
+
+
+def _belonging(
+    read: ReadProfile, labels: Sequence[tuple[str, str]], account: str | None
+) -> Generator[Finding]:
+    """Whether its stages are what somebody's policies and roles are made for."""
+    from launcher import doctor_stages
+
+    for name, value in labels:
+        yield doctor_stages.label(read.stages, name, value)
+    if account is not None:
+        yield doctor_stages.account(read.stages, account)
+
+
 def _cluster(
     chosen: Settings,
     root: Path,
-    profile: str,
+    read: ReadProfile,
     stages: Sequence[StageName],
     probe_seconds: int | None,
 ) -> Generator[Finding]:
     """Everything about the cluster, looked at as it is taken. Raises UsageError for a profile that is none."""
-    from k8s.errors import ProfileError
-    from k8s.profile_file import read_profile
     from launcher.doctor_cluster import stage_looks
 
-    try:
-        read = read_profile(root / profile, stages=())
-    except ProfileError as exc:
-        raise UsageError(str(exc).replace(str(root / profile), profile, 1)) from exc
     store = chosen.store if chosen.store and is_bucket(chosen.store) else None
 
     def looks(**more: str) -> list[StageLook]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from k8s.permissions import RUN
 from tests.charts.releases import SCHEDULED, Team, minute, team
@@ -133,6 +134,23 @@ def test_helm_tests_it(ours: Team) -> None:
     said = ours.helm("test", "nightly", "--logs", "--timeout=150s")
     assert said.count("Phase:          Succeeded") >= 2, said
     assert f"all {len(RUN)} that a run takes" in said
+    for line in ("labels        distill-ledger-release=nightly", "stage account nightly-stages"):
+        assert f"ok       {line}" in said
+
+
+def test_a_profile_from_elsewhere_that_no_policy_selects_is_said(ours: Team) -> None:
+    profile = yaml.safe_load(ours.get("configmap", "nightly")["data"]["profile.yaml"])
+    for name in ("labels", "service_account"):
+        del profile["defaults"][name]
+    elsewhere = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "theirs"}}
+    given = json.dumps({**elsewhere, "data": {"profile.yaml": json.dumps(profile)}})
+    ours.kubectl("create", "-f", "-", given=given)
+    theirs = values(ours, profileFrom={"configMap": "theirs"}, profile={})
+    theirs["tests"], theirs["pipelines"]["nightly"]["suspend"] = {}, True
+    assert "labels: {distill-ledger-release: nightly}" in ours.install("nightly", theirs)
+    said = ours.helm("test", "nightly", "--logs", "--timeout=150s", code=1)
+    assert "failed   labels        pods of all stages have no label distill-ledger" in said
+    assert "warning  stage account default in all stages, not nightly-stages" in said
 
 
 def test_an_upgrade_and_its_rollback_change_no_data(ours: Team) -> None:

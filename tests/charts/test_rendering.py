@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.rig.helm import builds_helm, lint
 pytestmark = builds_helm
 
 _POLICIES = Path(__file__).resolve().parents[2] / "docs" / "policies"
+_README = Path(__file__).resolve().parents[2] / "charts" / "distill-ledger" / "README.md"
 _OWN = [case for case, chart in CASES.items() if chart == "distill-ledger"]
 
 
@@ -125,6 +127,33 @@ def test_a_pipelines_profile_goes_over_the_releases_which_goes_over_what_the_cha
     # The role of the stages' account is the agent's, and neither the command's nor a service's.
     skipped = made["defaults"]["annotations"]["eks.amazonaws.com/skip-containers"]
     assert skipped == "command,planner"
+
+
+def test_a_profile_from_elsewhere_says_itself_what_the_chart_would_have_put_in() -> None:
+    """The page's example is a whole profile: what the chart makes of the same values, namespace aside."""
+    (text,) = re.findall(r"```yaml profile\n(.*?)```", _README.read_text(), re.DOTALL)
+    parse_profile(text, "profile.yaml", stages=["retrain"])
+    made = profile("small", "nightly")
+    for key in ("image_pull_policy", "namespace", "driver"):
+        made.pop(key, None)
+        made["agent"].pop(key, None)
+    assert yaml.safe_load(text) == made
+
+
+@pytest.mark.parametrize("case", _OWN)
+def test_helm_test_asks_for_what_policies_select_stages_by_and_for_their_account(case: str) -> None:
+    (pod,) = [one for one in kinds(case, "Pod") if one["metadata"]["name"].endswith("-doctor")]
+    args = pod["spec"]["containers"][0]["args"]
+    asked = [one.partition("=")[2] for one in args if one.startswith("--stage-label=")]
+    release = "team" if case == "everything" else "nightly"
+    assert f"--stage-account={release}-stages" in args
+    stages = [p for p in kinds(case, "NetworkPolicy") if "-stages" in p["metadata"]["name"]]
+    for one in stages:
+        selects = {f"{k}={v}" for k, v in one["spec"]["podSelector"]["matchLabels"].items()}
+        # The launcher's own, whatever the profile says.
+        own = {"app.kubernetes.io/managed-by=distill-ledger", "distill-ledger/llm=on"}
+        assert selects - own == set(asked)
+    assert bool(asked) is bool(stages)
 
 
 def policy(case: str, name: str) -> dict[str, Any]:

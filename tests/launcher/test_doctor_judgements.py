@@ -8,8 +8,10 @@ import pytest
 
 from k8s.fitting import Fit
 from k8s.permissions import RUN
+from k8s.profile_text import parse_profile
 from launcher.doctor_cluster import permissions, place, pod_security, version
 from launcher.doctor_objects import judged_claim, judged_queue
+from launcher.doctor_stages import account, label
 from launcher.findings import Finding
 
 Object = dict[str, Any]
@@ -51,6 +53,46 @@ def test_each_verb_that_is_missing_is_a_line() -> None:
     missing = [one.words for one in RUN if one.verb == "watch"]
     assert [one.what.partition(":")[0] for one in said] == [f"may not {words}" for words in missing]
     assert {(one.state, one.code) for one in said} == {("failed", 2)}
+
+
+def stages(text: str) -> Any:
+    """A profile's, each with its defaults."""
+    return parse_profile(f"agent: {{image: ours}}\n{text}", "p.yaml", stages=()).stages
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("defaults: {labels: {release: nightly, team: blue}}", "ok: release=nightly"),
+        ("", "failed: pods of all stages have no label release=nightly"),
+        ("defaults: {labels: {release: weekly}}", "failed: pods of all stages have no label"),
+        (
+            "defaults: {labels: {release: nightly}}\nstages: {llm_off: {labels: {release: other}}}",
+            "failed: pods of llm_off have no label release=nightly",
+        ),
+    ],
+)
+def test_pods_that_no_policy_selects(profile: str, said: str) -> None:
+    found = label(stages(profile), "release", "nightly")
+    assert f"{found.state}: {found.what}".startswith(said)
+    assert (found.code, found.do == "") in ((0, True), (2, False))
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("defaults: {service_account: nightly-stages}", "ok: nightly-stages"),
+        ("", "warning: default in all stages, not nightly-stages"),
+        (
+            "defaults: {service_account: nightly-stages}\nstages: {retrain: {service_account: gpu}}",
+            "warning: gpu in retrain, not nightly-stages",
+        ),
+    ],
+)
+def test_another_service_account(profile: str, said: str) -> None:
+    found = account(stages(profile), "nightly-stages")
+    assert f"{found.state}: {found.what}".startswith(said)
+    assert found.code == 0
 
 
 def claim(phase: str, *modes: str, **about: str) -> Object:
