@@ -62,6 +62,8 @@ def test_a_bad_night_fires_every_alert_and_the_exporter_its_own_when_it_ends(
             assert way == "nightly-rollback", said[name]
         # The runs that were only written down have no results.
         assert of(found, "DistillAuditFailed", "check") == {"blobs", "results"}
+        # The Job of weekly's run would be Failed, with 3: it succeeded, and its pointer is held.
+        assert of(found, "DistillRunFailed", "pipeline") == {"nightly"}
         late = of(found, "DistillRunLate", "pipeline")
         assert late == {"weekly"}, "one that is paused is not late, nor is one within its own limit"
         assert said["DistillStagePending"]["labels"]["stage"] == "llm_on"
