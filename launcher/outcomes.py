@@ -61,6 +61,7 @@ def result_events(
             seconds=seconds,
             gpus=result.gpus,
             held=held,
+            watch_restarts=result.watch_restarts,
         )
     )
     return [*facts, *_outputs(request, stage, result)]
@@ -123,6 +124,7 @@ def _failure(
         seconds=seconds,
         gpus=result.gpus,
         held=held,
+        watch_restarts=result.watch_restarts,
     )
 
 

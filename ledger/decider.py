@@ -278,6 +278,7 @@ def _move_stage(stage: StageState, data: Any, time: str) -> StageState:
                 seconds=data.seconds,
                 gpus=data.gpus,
                 held=data.held,
+                watch_restarts=data.watch_restarts,
             )
         case e.StageFailed():
             failure = Failure(
@@ -288,6 +289,7 @@ def _move_stage(stage: StageState, data: Any, time: str) -> StageState:
                 data.seconds,
                 data.gpus,
                 data.held,
+                data.watch_restarts,
             )
             return replace(
                 stage,
@@ -296,6 +298,7 @@ def _move_stage(stage: StageState, data: Any, time: str) -> StageState:
                 seconds=data.seconds,
                 gpus=data.gpus,
                 held=data.held,
+                watch_restarts=data.watch_restarts,
                 failures=(*stage.failures, failure),
             )
         case e.StageReused():

@@ -1,4 +1,4 @@
-"""What stages and runs held of a cluster, and where their time went: sums over attempts. Pure.
+"""What stages and runs held of a cluster, where their time went, which watches broke: sums over attempts. Pure.
 
 Every attempt counts, the failed ones too: GPU-seconds are what nobody else could have, not what came of it. Outputs
 that a run reuses were paid for by the run that made them.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ledger.events import ResourceSeconds, StageSeconds
 from ledger.run_state import RunState, StageState
 
-__all__ = ["added", "gpu_seconds", "run_held", "stage_held", "stage_time"]
+__all__ = ["added", "gpu_seconds", "run_held", "stage_held", "stage_restarts", "stage_time"]
 
 
 def added(parts: Iterable[ResourceSeconds | None]) -> ResourceSeconds | None:
@@ -51,6 +51,14 @@ def stage_time(stage: StageState) -> StageSeconds:
         if (known := [s for part in parts if (s := getattr(part, phase)) is not None])
     }
     return StageSeconds(**sums)
+
+
+def stage_restarts(stage: StageState) -> int | None:
+    """How many watches broke while attempts of a stage ran that ended; None where nobody counted."""
+    own = [stage.watch_restarts] if stage.status == "succeeded" else []
+    parts = [*(failure.watch_restarts for failure in stage.failures), *own]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def gpu_seconds(held: ResourceSeconds | None) -> float:

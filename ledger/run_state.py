@@ -36,7 +36,7 @@ SETTLED_WELL: Final[frozenset[StageStatus]] = frozenset({"succeeded", "skipped",
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How one attempt ended without success, where its time went, and what it held."""
+    """How one attempt ended without success, where its time went, what it held, and how many watches of it broke."""
 
     attempt: int
     cause: e.Cause
@@ -45,6 +45,7 @@ class Failure:
     seconds: e.StageSeconds = _NO_SECONDS
     gpus: int = 0
     held: e.ResourceSeconds | None = None
+    watch_restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class StageState:
     seconds: e.StageSeconds = _NO_SECONDS
     gpus: int = 0
     held: e.ResourceSeconds | None = None
+    watch_restarts: int | None = None
     measured: bool = False
     failures: tuple[Failure, ...] = ()
     reason: str | None = None

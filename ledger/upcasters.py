@@ -37,14 +37,21 @@ def _without_held(data: Data) -> Data:
     return {**data, "gpus": data.get("gpus", 0), "held": None}
 
 
+def _without_restarts(data: Data) -> Data:
+    """Nobody counted which watches broke."""
+    return {**data, "watch_restarts": None}
+
+
 #: (type, schema) -> the function that takes its data to schema + 1.
 UPCASTERS: Final[Mapping[tuple[str, int], Upcaster]] = MappingProxyType(
     {
         ("RunRequested", 1): _without_own_retries,
         ("StageFailed", 1): _without_held,
+        ("StageFailed", 2): _without_restarts,
         ("StageStarted", 1): _without_held_since,
         ("StageSubmitted", 1): _without_task,
         ("StageSucceeded", 1): _without_held,
+        ("StageSucceeded", 2): _without_restarts,
     }
 )
 

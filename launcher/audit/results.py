@@ -24,9 +24,10 @@ def result_problem(
     """What is wrong with the bytes of an attempt's result, or None.
 
     ``facts`` are the events that the ledger has of the attempt's end. Messages are for people and may be
-    worded anew by a later version; where a Job's time went and what it held is the cluster's word, which no result
-    has. ``kept_log`` is the log that was kept of an attempt after somebody had closed it: the ledger names it, where
-    it was there by then, and has the time that was measured with it. Everything else must be what the result says.
+    worded anew by a later version; where a Job's time went, what it held and how many watches broke, no result has:
+    that is the cluster's word. ``kept_log`` is the log that was kept of an attempt after somebody had closed it: the
+    ledger names it, where it was there by then, and has the time that was measured with it. Everything else must be
+    what the result says.
     """
     request, plan = (
         state.request,
@@ -59,4 +60,8 @@ def _bare(fact: e.EventData, jobs: bool, later: str | None) -> e.EventData:
         fact = fact.model_copy(update={"log_digest": None, "seconds": e.StageSeconds()})
     if jobs and isinstance(fact, e.StageFailed | e.StageSucceeded):
         fact = fact.model_copy(update={"seconds": e.StageSeconds(), "gpus": 0, "held": None})
+    if isinstance(fact, e.StageFailed | e.StageSucceeded):
+        # Of a stage on a machine an older event says nothing, a newer one 0.
+        broken = None if jobs else fact.watch_restarts or None
+        fact = fact.model_copy(update={"watch_restarts": broken})
     return fact

@@ -1,4 +1,4 @@
-"""What stages and runs held of a cluster and what that may have cost, on screens and as JSON.
+"""What stages and runs held of a cluster, what that may have cost, how it was watched, on screens and as JSON.
 
 All of it is in the ledger but the prices, which are the settings' (``launcher.prices``); what nobody counted, as of
 runs on this machine, is not shown.
@@ -12,7 +12,7 @@ from launcher.cli.common import duration
 from launcher.prices import Cost, Prices
 from ledger.decider import RunState, StageState
 from ledger.events import ResourceSeconds
-from ledger.held import gpu_seconds, run_held, stage_held, stage_time
+from ledger.held import gpu_seconds, run_held, stage_held, stage_restarts, stage_time
 
 __all__ = ["cost_json", "gpu_hours", "held_json", "run_cost", "spent_facts", "stage_json", "totals"]
 
@@ -55,13 +55,14 @@ def totals(prices: Prices | None, state: RunState) -> list[str]:
 
 
 def stage_json(prices: Prices | None, stage: StageState) -> dict[str, Any]:
-    """``time`` (by phase), ``gpus`` at once, ``held``, ``cost``: of all attempts that ended."""
+    """``time`` (by phase), ``gpus`` at once, ``held``, ``cost``, ``watch_restarts``: of all attempts that ended."""
     held = stage_held(stage)
     return {
         "time": stage_time(stage).model_dump(mode="json"),
         "gpus": stage.gpus,
         "held": held_json(held),
         "cost": cost_json(prices.cost(held) if prices else None),
+        "watch_restarts": stage_restarts(stage),
     }
 
 

@@ -88,6 +88,8 @@ class StageResult:
     #: The pods that this was counted of, and from when on: others of the attempt were gone by then.
     counted: frozenset[str] = frozenset()
     counted_since: str | None = None
+    #: How many watches of what runs it broke and had to be begun again; no part of result.json either.
+    watch_restarts: int = 0
     #: How often something of it was killed for its memory.
     oom_kills: int = 0
     #: The pod that says so; None where it was somebody else, or no pod.

@@ -209,9 +209,13 @@ class StageStarted(EventData):
 
 
 class StageSucceeded(EventData):
-    """``gpus`` at once. Schema 2: what it held; None where nobody counts."""
+    """``gpus`` at once. Schema 2: what it held; None where nobody counts.
 
-    schema_version: ClassVar[int] = 2
+    Schema 3: how many watches of its cluster broke and had to be begun again (``k8s.watch``), as far as the launcher
+    saw that recorded this: 0 where there is none to watch; None where nobody counted, as in older events.
+    """
+
+    schema_version: ClassVar[int] = 3
     type: Literal["StageSucceeded"] = "StageSucceeded"
     stage: StageName
     attempt: int = Field(ge=1)
@@ -221,12 +225,16 @@ class StageSucceeded(EventData):
     seconds: StageSeconds = StageSeconds()
     gpus: int = Field(default=0, ge=0)
     held: ResourceSeconds | None = None
+    watch_restarts: int | None = Field(default=None, ge=0)
 
 
 class StageFailed(EventData):
-    """Schema 2: how many GPUs it had, and what it held; None where nobody counts."""
+    """Schema 2: how many GPUs it had, and what it held; None where nobody counts.
 
-    schema_version: ClassVar[int] = 2
+    Schema 3: how many watches broke, as in StageSucceeded.
+    """
+
+    schema_version: ClassVar[int] = 3
     type: Literal["StageFailed"] = "StageFailed"
     stage: StageName
     attempt: int = Field(ge=1)
@@ -237,6 +245,7 @@ class StageFailed(EventData):
     seconds: StageSeconds = StageSeconds()
     gpus: int = Field(default=0, ge=0)
     held: ResourceSeconds | None = None
+    watch_restarts: int | None = Field(default=None, ge=0)
 
 
 class StageSkipped(EventData):

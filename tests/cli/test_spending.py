@@ -54,6 +54,7 @@ def ended(session: Session, run_id: str, resource: str = "nvidia.com/gpu") -> No
                 seconds=e.StageSeconds(queued=0, scheduled=41, pulling=9, running=seconds - 9),
                 gpus=2,
                 held=e.ResourceSeconds(gpus={resource: 2 * seconds}, cpu=0, memory=16 * seconds),
+                watch_restarts=attempt,
             ),
         ]
     facts.append(e.RunFailed(stage="retrain", exit_code=7, cause="application", reason="m"))
@@ -84,6 +85,7 @@ def test_as_json_it_is_of_each_stage_and_of_the_run(session: Session) -> None:
     assert (document["held"], document["cost"]) == (held, None)
     [stage] = document["stages"]
     assert (stage["gpus"], stage["held"], stage["cost"]) == (2, held, None)
+    assert stage["watch_restarts"] == 1 + 2
     assert stage["time"] == {
         "queued": 0,
         "scheduled": 82,
@@ -103,6 +105,8 @@ def test_list_has_columns_and_a_sum_where_there_is_something_to_show(session: Se
     shown = session.look("list", **PRICES)
     assert not any("GPU-h" in line or "EUR" in line for line in shown.lines)
     assert json.loads(session.look("list", "--json", **PRICES).out)["runs"][0]["held"] is None
+    [*stages] = json.loads(session.look("status", "here", "--json").out)["stages"]
+    assert {one["watch_restarts"] for one in stages if one["status"] == "completed"} == {0}
     ended(session, "r")
     ended(session, "other", "amd.com/gpu")
     shown = session.look("list")

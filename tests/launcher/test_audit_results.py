@@ -18,6 +18,7 @@ _ACCOUNT = {
     "seconds": e.StageSeconds(queued=1, scheduled=2, pulling=3, running=4, collecting=5),
     "gpus": 1,
     "held": e.ResourceSeconds(gpus={"nvidia.com/gpu": 9}, cpu=9, memory=9),
+    "watch_restarts": 3,
 }
 
 
@@ -39,6 +40,9 @@ def test_what_a_job_waited_and_held_is_the_cluster_s_word(exit_code: int) -> Non
     assert problem("kubernetes", exit_code, _ACCOUNT) is None
     assert problem("local", exit_code, {}) is None
     assert problem("local", exit_code, _ACCOUNT) is not None
+    assert problem("local", exit_code, {"watch_restarts": 1}) is not None
+    for executor in ("local", "kubernetes"):
+        assert problem(executor, exit_code, {"watch_restarts": None}) is None  # an older event
 
 
 @pytest.mark.parametrize("executor", ["local", "kubernetes"])

@@ -204,3 +204,9 @@ def test_a_pod_that_was_gone_when_this_launcher_came_held_it_too() -> None:
 
 def test_where_nobody_counts_nothing_is_said() -> None:
     assert held(result(1)).held is None
+
+
+@pytest.mark.parametrize("found", [result(0), result(1), result(None, "timeout")])
+def test_how_many_watches_broke_is_said_of_a_success_and_of_a_failure(found: StageResult) -> None:
+    assert held(found).watch_restarts == 0
+    assert held(replace(found, watch_restarts=3)).watch_restarts == 3

@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "events"
 #: (type, schema) -> its fields as they were released.
 RELEASED = {
     (type_, schema): fields
-    for schema in (1, 2)
+    for schema in (1, 2, 3)
     for type_, fields in json.loads((GOLDEN / f"schema{schema}.json").read_text()).items()
 }
 

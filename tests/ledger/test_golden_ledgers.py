@@ -11,7 +11,7 @@ import pytest
 from ledger import decider, pointers, records, slots
 from ledger.canonical import canonical_json, parse_json
 from ledger.events import EVENT_TYPES, NewerEvent
-from ledger.held import run_held, stage_time
+from ledger.held import run_held, stage_restarts, stage_time
 from ledger.stores.memory import MemoryEventStore
 from tests.golden.ledgers.make_schema1 import digest as _digest
 
@@ -24,6 +24,7 @@ ROOTS = {
     "schema1_pipelines": "f6ead85ca704ee683ca0a41be367026ed7fb7d46333855e2eddf6b29bc62ccf4",
     "schema2": "f2afbf03f40a743130715df0746aa1c6f2173b611fddc95ec9c19df49d964d29",
     "schema2_held": "92187b99213524cafc383600da8d91c545729645543ef6799f5abe2aefa74d9b",
+    "schema3": "cdfabfd0294b005cd52634b1af68feef2734572cbb6d86fa0332f08be86ba51b",
 }
 #: The types that schema 1 got after its first ledger was kept: that one has all others, the second has these.
 LATER = {"RunFolderRetired", "RunFolderRestored"}
@@ -94,7 +95,7 @@ def test_what_was_submitted_names_its_task_from_schema_2_on() -> None:
 def test_what_stages_held_is_known_from_schema_2_on() -> None:
     """All attempts of all stages count, lost pods too; of what was said before nobody knows."""
     held = {}
-    for stem in ("schema1", "schema2", "schema2_held"):
+    for stem in ("schema1", "schema2", "schema2_held", "schema3"):
         store = _loaded(stem)
         for stream in store.streams("run/"):
             state = decider.fold(stream, store.read_stream(stream))
@@ -103,6 +104,7 @@ def test_what_stages_held_is_known_from_schema_2_on() -> None:
     assert known == {
         "20260302T020000Z-11c8": {"nvidia.com/gpu": 618 + 196.25},
         "20260302T020000Z-11c8b": {"amd.com/gpu": 94.125},
+        "20260303T020000Z-5e21": {"nvidia.com/gpu": 2 * 94.125},
     }
     store = _loaded("schema2_held")
     stream = "run/20260302T020000Z-11c8"
@@ -118,6 +120,18 @@ def test_what_stages_held_is_known_from_schema_2_on() -> None:
         "pod-2-1": "2026-03-02T02:02:01Z",
         "pod-2-2": "2026-03-02T02:02:02Z",
     }
+
+
+def test_which_watches_broke_is_known_from_schema_3_on() -> None:
+    """Of all attempts; before, nobody counted, which is not the same as none."""
+    found: dict[str, set[int | None]] = {}
+    for stem in ("schema1", "schema2", "schema2_held", "schema3"):
+        store = _loaded(stem)
+        for stream in store.streams("run/"):
+            stages = decider.fold(stream, store.read_stream(stream)).stages.values()
+            ended = [one for one in stages if one.status in ("succeeded", "failed")]
+            found.setdefault(stem, set()).update(map(stage_restarts, ended))
+    assert found == {"schema1": {None}, "schema2": {None}, "schema2_held": {None}, "schema3": {3}}
 
 
 def test_a_pipeline_is_paused_let_go_on_and_paused_again() -> None:

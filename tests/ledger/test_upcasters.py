@@ -45,6 +45,17 @@ def test_a_schema_that_never_was_or_is_not_yet_is_refused(schema: int) -> None:
         upcast("Timed", schema, {}, to=3, table=TABLE)
 
 
+@pytest.mark.parametrize("type_", ["StageSucceeded", "StageFailed"])
+def test_of_older_ends_nobody_knows_which_watches_broke(type_: str) -> None:
+    held = {"gpus": {}, "cpu": 1.0, "memory": 1.0}
+    assert upcast(type_, 2, {"gpus": 2, "held": held}, to=3) == {
+        "gpus": 2,
+        "held": held,
+        "watch_restarts": None,
+    }
+    assert upcast(type_, 1, {}, to=3) == {"gpus": 0, "held": None, "watch_restarts": None}
+
+
 def test_every_schema_since_the_first_has_its_upcaster() -> None:
     wanted = {(n, s) for n, cls in EVENT_TYPES.items() for s in range(1, cls.schema_version)}
     assert set(UPCASTERS) == wanted
