@@ -6,6 +6,8 @@
 2. Nothing is asked while nothing changes, except that a server which does not answer is asked again, ever more
    seldom.
 3. Before something final is decided of an absence, ``fresh`` lists: a watch may be behind.
+4. Each watch that does not go on where it was is counted when it breaks, once, however long the next list takes
+   (``Seen.restarts``). One that the server ends after its time goes on where it was, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ Objects = Mapping[str, Object]
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 KINDS: Final[tuple[Kind, ...]] = ("jobs", "pods", "events")
+#: These have no bookmarks: where none of them comes for some minutes, a watch that ended after its time cannot go on
+#: where it was. That is in the way of things, and nobody was away.
+_EXPIRES_OF_ITSELF: Final[frozenset[Kind]] = frozenset({"events"})
 
 
 class Source(Protocol):
@@ -40,13 +45,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A moment: by kind, in no order. ``number`` grows with every change; ``error`` says that the cluster is away."""
+    """A moment: by kind, in no order. ``number`` grows with every change; ``error`` says that the cluster is away.
+
+    ``restarts``: how many watches have broken so far.
+    """
 
     jobs: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
     events: tuple[Object, ...] = ()
     number: int = 0
     error: K8sError | None = None
+    restarts: int = 0
 
 
 def folded(objects: Objects, line: bytes) -> tuple[Objects, str] | None:
@@ -94,6 +103,7 @@ class Mirror:
         self._parts = {kind: _Part(kind, "" if kind == "events" else selector) for kind in KINDS}
         self._changed = threading.Condition()
         self._number = 0
+        self._restarts = 0
         self._closed = False
 
     def open(self) -> None:
@@ -137,7 +147,7 @@ class Mirror:
         jobs = self._source.listed("jobs", self._parts["jobs"].selector).items
         with self._changed:
             found = self._seen()
-        return Seen(tuple(jobs), tuple(pods), found.events, found.number)
+        return Seen(tuple(jobs), tuple(pods), found.events, found.number, restarts=found.restarts)
 
     def ring(self) -> None:
         """Wake who waits, as if something had changed."""
@@ -151,7 +161,7 @@ class Mirror:
         waiting = [ClusterUnavailableError("the API server has not answered yet")]
         lacking = [] if all(part.listed for part in self._parts.values()) else waiting
         error = next(iter([*errors, *lacking]), None)
-        return Seen(jobs, pods, events, self._number, error)
+        return Seen(jobs, pods, events, self._number, error, self._restarts)
 
     # --- a kind's thread ---
 
@@ -165,14 +175,24 @@ class Mirror:
                     one["metadata"]["uid"]: one for one in found.items if self._keeps(part, one)
                 }
                 self._set(part, items)
-                with suppress(ExpiredError, ClusterUnavailableError):
-                    self._follow(part, found.version)
+                self._follow_until_it_breaks(part, found.version)
             except (ClusterUnavailableError, ClusterRefusedError) as exc:
                 self._away(part, exc)
             # A watch that lived for a while ended in the way of things; one that did not is not hurried.
             pause = _FIRST_PAUSE_SECONDS if time.monotonic() - began > 5 else pause * 2
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, min(pause, _LONGEST_PAUSE_SECONDS))
+
+    def _follow_until_it_breaks(self, part: _Part, version: str) -> None:
+        try:
+            with suppress(ClusterUnavailableError):
+                self._follow(part, version)
+        except ExpiredError:
+            if part.kind in _EXPIRES_OF_ITSELF:
+                return
+        with self._changed:
+            if not self._closed:
+                self._restarts += 1
 
     def _follow(self, part: _Part, version: str) -> None:
         """Watch on from ``version`` until there is a reason to list again."""

@@ -1,7 +1,11 @@
-"""What one launcher saw of the pods of its attempts: an evicted pod is gone before the attempt's end is counted."""
+"""What one launcher saw of its attempts while they ran: what is gone, or mended, before an attempt's end is counted.
+
+An evicted pod is not there any more by then, and a watch that broke runs again.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,11 +25,14 @@ Key = tuple[str, str, int]
 
 @dataclass
 class Accounts:
-    """The Job of each attempt, and each of its pods as it was seen last."""
+    """The Job of each attempt, each of its pods as it was seen last, and how many watches broke meanwhile."""
 
     _jobs: dict[Key, Object] = field(default_factory=dict)
     _pods: dict[Key, dict[str, Object]] = field(default_factory=dict)
     _missed: dict[str, datetime] = field(default_factory=dict)
+    _restarts: Counter[Key] = field(default_factory=Counter)
+    #: Of each run, how many watches had broken when it was looked at last.
+    _broken: dict[str, int] = field(default_factory=dict)
 
     def saw(
         self, attempt: AttemptPaths, job: Object | None, pods: Sequence[Object], now: datetime
@@ -43,10 +50,19 @@ class Accounts:
             else:
                 self._missed.setdefault(uid, now)
 
+    def watched(self, attempt: AttemptPaths, restarts: int) -> None:
+        """So many watches of the attempt's run have broken by now: those that are new are the attempt's.
+
+        What broke between two attempts is the later one's. Fewer than before: the run is watched anew.
+        """
+        before = self._broken.get(attempt.run_id, 0)
+        self._restarts[_key(attempt)] += restarts - before if restarts >= before else restarts
+        self._broken[attempt.run_id] = restarts
+
     def counted(
         self, attempt: AttemptPaths, result: StageResult, profile: StageProfile, now: datetime
     ) -> StageResult:
-        """``result`` with where the time of the attempt went and what its pods had asked for."""
+        """``result`` with where the time of the attempt went, what its pods had asked for, which watches broke."""
         job, pods = self._jobs.get(_key(attempt)), [*self._pods.get(_key(attempt), {}).values()]
         found = spent(job, pods, now, self._missed)
         had = asked(job, pods, _gpu_resources(profile))
@@ -65,6 +81,7 @@ class Accounts:
             held_seconds=found.held,
             counted=found.pods,
             counted_since=found.since,
+            watch_restarts=self._restarts[_key(attempt)],
         )
 
 

@@ -309,6 +309,7 @@ class KubernetesExecutor:
         job, pods = next(filter(is_ours, seen.jobs), None), [*filter(is_ours, seen.pods)]
         of = self._of(run_id, stage, attempt)
         self._accounts.saw(of.paths, job, pods, _now())
+        self._accounts.watched(of.paths, seen.restarts)
         return job, pods
 
     # --- inside ---

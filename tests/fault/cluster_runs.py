@@ -184,6 +184,14 @@ class ClusterRuns:
         name = digest.removeprefix("sha256:")
         return (self.objects(run) / "blobs" / "sha256" / name[:2] / name).read_text()
 
+    def watch_restarts(self, run: str) -> dict[str, int]:
+        """What the ledger says of the watches that broke, by each stage that succeeded."""
+        return {
+            one["data"]["stage"]: one["data"]["watch_restarts"]
+            for one in self.recorded(run)
+            if one["type"] == "StageSucceeded"
+        }
+
     def log(self, run: str, stage: str) -> str:
         """The log that the ledger names for the stage that succeeded."""
         [end] = [

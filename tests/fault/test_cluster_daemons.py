@@ -136,6 +136,17 @@ def test_that_the_api_server_was_away_is_said_and_that_it_answers_again(
     assert "the cluster answers again" in said or len(KILLED[run]) == 1, said
 
 
+@pytest.mark.parametrize("run", KILLED)
+def test_that_its_watches_broke_is_on_record_of_the_stage_that_ran(story: Story, run: str) -> None:
+    """Each of the three once, however long the API server was away."""
+    broke = story.runs.watch_restarts(run)
+    assert broke[KILLED[run][0]] >= 3, broke
+
+
+def test_a_kubelet_breaks_no_watch(story: Story) -> None:
+    assert story.runs.watch_restarts("restarted") == dict.fromkeys(RUNS["restarted"], 0)
+
+
 def test_status_says_it_too_and_all_else(story: Story) -> None:
     [line] = [one for one in story.shown.splitlines() if one.startswith("cluster")]
     assert "the API server does not answer" in line

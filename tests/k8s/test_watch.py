@@ -57,12 +57,14 @@ class Script:
     def __init__(self) -> None:
         self.now: list[dict[str, Any]] = []
         self.lists = 0
+        self.kind: Kind = "jobs"
         self.refuse: Exception | None = None
         self.watches: queue.Queue[list[bytes] | Exception] = queue.Queue()
+        self.began = threading.Semaphore(0)
         self.closed = threading.Event()
 
     def listed(self, kind: Kind, selector: str = "") -> Listed:
-        if kind != "jobs":
+        if kind != self.kind:
             return Listed([], "1")
         self.lists += 1
         if self.refuse is not None:
@@ -70,7 +72,9 @@ class Script:
         return Listed(list(self.now), "1")
 
     def watch(self, kind: Kind, selector: str, version: str) -> Any:
-        return _Told(self, quiet=kind != "jobs")
+        if kind == self.kind:
+            self.began.release()
+        return _Told(self, quiet=kind != self.kind)
 
 
 class _Told:
@@ -142,7 +146,56 @@ def test_what_was_missed_shows_in_the_next_list(
     script.now = [thing("r-2", 7)]
     script.watches.put(tear)
     until(mirror, {"r-2"})
-    assert mirror.seen().error is None
+    assert (mirror.seen().error, mirror.seen().restarts) == (None, 1)
+    assert mirror.fresh().restarts == 1
+
+
+@pytest.mark.parametrize("more", [[], [line("MODIFIED", thing("r-1", 6, status={"active": 1}))]])
+def test_a_watch_that_goes_on_where_it_was_did_not_break(
+    script: Script, mirror: Mirror, more: list[bytes]
+) -> None:
+    """The server ends it after its time, its place kept fresh by bookmarks."""
+    script.now = [thing("r-1")]
+    mirror.open()
+    until(mirror, {"r-1"})
+    script.watches.put([*more, line("BOOKMARK", thing("", 9))])
+    for _ in range(2):
+        assert script.began.acquire(timeout=10)
+    assert (script.lists, mirror.seen().restarts) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tear", "restarts"),
+    [
+        ("events", ExpiredError("too old"), 0),
+        ("events", [line("ERROR", {"code": 410})], 0),
+        ("events", ClusterUnavailableError("the connection was dropped"), 1),
+        ("pods", ExpiredError("too old"), 1),
+    ],
+)
+def test_a_watch_of_events_expires_in_the_way_of_things(
+    script: Script, mirror: Mirror, kind: Kind, tear: list[bytes] | Exception, restarts: int
+) -> None:
+    """Nothing keeps its place fresh where no event comes."""
+    script.kind = kind
+    mirror.open()
+    assert script.began.acquire(timeout=10)
+    script.watches.put(tear)
+    assert script.began.acquire(timeout=10)
+    assert (script.lists, mirror.seen().restarts) == (2, restarts)
+
+
+def test_what_ends_with_its_mirror_did_not_break(script: Script, mirror: Mirror) -> None:
+    others = {*threading.enumerate()}
+    mirror.open()
+    assert script.began.acquire(timeout=10)
+    watching = {*threading.enumerate()} - others
+    mirror.close()
+    script.watches.put(ClusterUnavailableError("closed"))
+    for kept in watching:
+        script.closed.set()
+        kept.join(10)
+    assert (len(watching), mirror.seen().restarts) == (3, 0)
 
 
 def test_a_watch_that_ends_of_silence_is_no_outage(script: Script, mirror: Mirror) -> None:
@@ -161,10 +214,12 @@ def test_a_list_says_that_the_server_is_away_and_that_it_is_back(
     number = mirror.ready(10).number
     script.refuse = ClusterUnavailableError("the API server does not answer: Connection refused")
     script.watches.put(ClusterUnavailableError("the connection was dropped"))
-    assert mirror.wait(number, 10).error is script.refuse
+    while script.lists < 4:
+        assert mirror.wait(number, 10).error is script.refuse
     script.refuse, script.now = None, [thing("r-1")]
     until(mirror, {"r-1"})
-    assert mirror.seen().error is None
+    # Once, though several lists failed.
+    assert (mirror.seen().error, mirror.seen().restarts) == (None, 1)
 
 
 def test_nothing_is_asked_while_nothing_changes(script: Script, mirror: Mirror) -> None:

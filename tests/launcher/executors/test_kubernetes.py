@@ -53,6 +53,7 @@ def test_a_run_of_four_jobs_ends_well_with_its_outputs_in_the_store(
     for event in events:
         if event["type"] == "StageSucceeded":
             assert None not in event["data"]["seconds"].values(), event["data"]
+            assert event["data"]["watch_restarts"] == 0, event["data"]
     project.launcher("audit")
 
 
