@@ -67,16 +67,18 @@ def _panels() -> list[dict[str, Any]]:
     success = since("pipeline_newest_success", pipelines)
     failures = f"{_M}pipeline_failures_in_a_row{{{pipelines}}}"
     refused = f"round(sum(increase({_M}promotion_refusals_total{{}}[$window])))"
+    broke = f"round(sum(increase({_M}watch_restarts_total{{}}[$window])))"
     gpu_hours = f"{_increase('gpu_seconds_total', 'stage')} / 3600"
     figures = [
-        _stat("Live for", 4, "s", since("pointer_live"), "{{pointer}}", (8 * _DAY, _ORANGE)),
+        _stat("Live for", 3, "s", since("pointer_live"), "{{pointer}}", (8 * _DAY, _ORANGE)),
         _stat("Generation", 3, "none", f"{_M}pointer_generation{{}}", "{{pointer}}"),
         _stat("Held", 2, "none", f"sum({_M}pointer_held{{}})", "pointers", (1, _ORANGE)),
-        _stat("Last success", 4, "s", success, "{{pipeline}}", (1.5 * _DAY, _RED)),
+        _stat("Last success", 3, "s", success, "{{pipeline}}", (1.5 * _DAY, _RED)),
         _stat("Failed in a row", 3, "none", failures, "{{pipeline}}", (1, _RED)),
         _stat("Paused", 2, "none", f"sum({_M}pipeline_paused{{}})", "pipelines", (1, _RED)),
         _stat("Audit findings", 3, "none", f"sum({_M}audit_findings{{}})", "all", (1, _RED)),
         _stat("Last audit", 3, "s", since("audit"), "ago", (8 * _DAY, _ORANGE)),
+        _stat("Watches broken", 2, "none", broke, "all"),
     ]
     happened = [
         _graph(

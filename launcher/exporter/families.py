@@ -67,6 +67,9 @@ def _stages(tally: Tally) -> Iterator[Metric]:
         "memory_byte_seconds", "Memory that was held.", of_stage, tally.memory_byte_seconds
     )
     yield _counter("checkpoint_bytes", "Checkpoints recorded.", of_stage, tally.checkpoint_bytes)
+    yield _counter(
+        "watch_restarts", "Watches of a cluster that broke.", of_stage, tally.watch_restarts
+    )
 
 
 def _pointers(tally: Tally) -> Iterator[Metric]:

@@ -83,6 +83,7 @@ class Tally:
     cpu_seconds: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
     memory_byte_seconds: dict[Labels, float] = field(default_factory=lambda: defaultdict(float))
     checkpoint_bytes: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
+    watch_restarts: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     #: (pointer, kind)
     promotions: dict[Labels, int] = field(default_factory=lambda: defaultdict(int))
     #: (pointer, cause)
@@ -163,6 +164,7 @@ class Tally:
             case e.StageIntended():
                 run.stages[data.stage] = ("waiting", at)
                 self._begin(self.attempts, data.stage, ("succeeded",))
+                self._begin(self.watch_restarts, run.pipeline, (data.stage,))
                 for spread in (self.waited, self.ran):
                     spread.setdefault(data.stage, Spread())
             case e.StageStarted():
@@ -173,6 +175,7 @@ class Tally:
                 self.attempts[data.stage, "succeeded" if good else data.cause] += 1  # type: ignore[union-attr]
                 self._spent(data.stage, data.seconds)
                 self._held(run.pipeline, data.stage, data.held)
+                self.watch_restarts[run.pipeline, data.stage] += data.watch_restarts or 0
             case e.CheckpointRecorded():
                 self.checkpoint_bytes[run.pipeline, data.stage] += data.size_bytes
 

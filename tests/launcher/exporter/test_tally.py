@@ -126,6 +126,12 @@ def test_what_stages_held_of_a_cluster_is_summed_failed_attempts_too() -> None:
     )
 
 
+def test_watches_that_broke_are_summed_failed_attempts_too() -> None:
+    key = "watch_restarts_total{pipeline=,stage=retrain}"
+    assert samples(told("schema3"))[key] == 3
+    assert samples(told("schema2_held"))[key] == 0  # nobody counted
+
+
 def test_checkpoints_are_counted_by_stage_and_pipeline() -> None:
     found = samples(told("schema1_pipelines"))
     recorded = [
@@ -192,6 +198,7 @@ def test_counters_are_there_before_their_first_step() -> None:
     assert found["stage_attempts_total{outcome=succeeded,stage=retrain}"] == 0
     assert found["stage_run_seconds_count{stage=retrain}"] == 0
     assert found["promotions_total{kind=rollback,pointer=student}"] == 0
+    assert found["watch_restarts_total{pipeline=nightly,stage=retrain}"] == 0
 
 
 def test_a_hold_lasts_until_it_is_released() -> None:
