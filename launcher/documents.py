@@ -270,7 +270,13 @@ def _write_own(path: Path, data: bytes) -> None:
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         with contextlib.suppress(OSError):
             left.unlink()
-    write_atomically(path, data)
+    try:
+        write_atomically(path, data)
+    except UnavailableError as exc:
+        if not isinstance(exc.__cause__, FileNotFoundError):
+            raise
+        # A launcher with a home, and so locks, of its own took ours for what a killed writer left.
+        write_atomically(path, data)
 
 
 def _write_tags(fd: int, path: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from launcher import clock
-from launcher.documents import write_atomically
+from launcher.documents import Documents, write_atomically
 from launcher.errors import UnavailableError
 from launcher.planlets.schema import load_schema
 from launcher.tags import validate
@@ -126,6 +126,28 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file" / "x", _make_file(tmp_path / "file"))
     assert (tmp_path / "file").read_bytes() == b"here"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a folder", "file", "inside"]
+
+
+def test_two_homes_of_one_project_write_one_document(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their locks are not the same, so the second sweeps away what the first is just about to rename."""
+    relabelled(ws, "r", GOOD, ended=False)
+    (ws.root / HOME / "r" / "metadata.json").unlink()
+    other = Documents(ws.journal, tmp_path / "other home" / "locks")
+    (other.locks).mkdir(parents=True)
+    replace = os.replace
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        other.write("r")
+        assert not source.exists()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    ws.documents.write("r")
+    assert ws.documents.check(ws.journal.run("r")) == []
+    assert not list((ws.root / HOME / "r").rglob("*.tmp"))
 
 
 def _make_file(path: Path) -> bytes:
