@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.k8s_scale [--pipelines 30] [--runs 10]``. On the tests' cluster; its nodes for this are played by
 kwok, which runs no container, so that Jobs, pods and launchers are real and only what a stage would have computed is
-not. Each run has a launcher of its own, with a cache of its own, as in a pod; all of them share one bucket and the
-ledger in it. The first stage of each ends when all runs are open, every other one as soon as its pod runs.
+not. Each run has a launcher of its own, with a project folder and a cache of its own, as in a pod (all see theirs under
+one path, by mounts of their own); they share one bucket and the ledger in it. The first stage of each ends when all
+runs are open, every other one as soon as its pod runs.
 
 Each stage is to have been made once and told once, by the API server's audit log and by the ledger; the figures are a
 table: seconds until all runs were open and until the last one had ended, calls of the API server a stage, watches
@@ -13,9 +14,12 @@ aside, and the most that a launcher held.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import resource
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,6 +50,8 @@ STAGES = ("llm_on", "relabel", "retrain", "llm_off")
 _NODE, _LABEL = "scale", "distill-ledger-scale"
 _PLAY = Path(__file__).with_name("k8s_scale_stages.yaml")
 _WAIT_SECONDS = 1200
+#: Of <linux/sched.h> and <linux/mount.h>.
+_CLONE_NEWNS, _MS_BIND, _MS_REC_PRIVATE = 0x20000, 0x1000, 0x4000 | 0x40000
 
 
 @dataclass
@@ -173,9 +179,10 @@ def _launch(
         said = os.open(f"{out}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        os.chdir(root)
+        _mount_own(root, run)
+        os.chdir(root / "project")
         os.environ.clear()
-        os.environ |= {**environment, "LAUNCHER_HOME": f"runs/{run}"}
+        os.environ |= environment
         os.environ["XDG_CACHE_HOME"] = str(root / "caches" / run)
         # As pods of a night do not start in one moment.
         time.sleep(number * 0.05)
@@ -186,6 +193,20 @@ def _launch(
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         Path(f"{out}.json").write_text(json.dumps({"code": code, "mib": held}))
         os._exit(0)
+
+
+def _mount_own(root: Path, run: str) -> None:
+    """To this process alone ``root``/project is the folder of this run."""
+    own = root / "projects" / run
+    shutil.copytree(root / "project", own)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for failed in (
+        libc.unshare(_CLONE_NEWNS),
+        libc.mount(None, b"/", None, _MS_REC_PRIVATE, None),
+        libc.mount(os.fsencode(own), os.fsencode(root / "project"), None, _MS_BIND, None),
+    ):
+        if failed:
+            raise OSError(ctypes.get_errno(), "a mount of its own")
 
 
 # --- the cluster ---
@@ -226,16 +247,17 @@ def played_node(cluster: Cluster, folder: Path) -> Iterator[None]:
 
 def night(cluster: Cluster, root: Path, namespace: str, pipelines: int, each: int) -> Night:
     """All of it; the store's URL is in the environment file of ``root``."""
-    job_project.make_folder(root, "runs/", "caches/", "said/", "teacher.pt")
-    for name in ("said", "caches"):
+    project = root / "project"
+    job_project.make_folder(project, "runs/", "teacher.pt")
+    for name in ("said", "caches", "projects"):
         (root / name).mkdir()
-    (root / "night.env").write_text("".join(f"{one.upper()}_CMD=true\n" for one in STAGES))
+    (project / "night.env").write_text("".join(f"{one.upper()}_CMD=true\n" for one in STAGES))
     played = {
         "node_selector": {_LABEL: "played"},
         "tolerations": [{"key": _LABEL, "operator": "Exists"}],
     }
     cluster.store_secret(namespace)
-    (root / "cluster.yaml").write_text(
+    (project / "cluster.yaml").write_text(
         json.dumps(job_project.profile(cluster, namespace, **played))
     )
     environment = job_project.environment(cluster, cluster.bucket())
@@ -251,12 +273,21 @@ def night(cluster: Cluster, root: Path, namespace: str, pipelines: int, each: in
         pids = launched(root, environment, runs)
         playing = threading.Thread(target=player.play, daemon=True)
         playing.start()
-        if player.all_open.wait(_WAIT_SECONDS):
-            found.opened_seconds = time.monotonic() - begun
+        while not player.all_open.wait(1):
+            late = time.monotonic() - begun > _WAIT_SECONDS
+            if late or any((root / "said").glob("*.json")):
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+                break
+        found.opened_seconds = time.monotonic() - begun
         for pid in pids:
             os.waitpid(pid, 0)
         found.ended_seconds = time.monotonic() - begun
         player.close()
+    if not player.all_open.is_set():
+        for ended in (root / "said").glob("*.json"):
+            print(ended.with_suffix(".out").read_text()[-2000:], file=sys.stderr)
+        raise SystemExit("not all runs opened")
     for _, run in runs:
         said = json.loads((root / "said" / f"{run}.json").read_text())
         found.codes[run] = said["code"]
