@@ -35,8 +35,9 @@ __all__ = ["BucketLog", "spread"]
 _FIRST_WAIT_SECONDS: Final = 0.1
 #: Reads at a time, and segments in a batch.
 _READERS: Final = 24
-_ONE_BY_ONE: Final = 4
 _BATCH: Final = 512
+#: So many are read one by one, and not from a pack.
+_FEW: Final = 4
 
 T = TypeVar("T")
 
@@ -85,30 +86,20 @@ class BucketLog:
         """A segment's bytes; None if there is none of this number."""
         return self._tried(lambda: self._objects.read(segment_key(sequence)))
 
-    def since(self, sequence: int) -> Iterator[list[Segment]]:
-        """Segments past number ``sequence`` up to the first that is absent, without a listing.
-
-        For who follows closely: one read where nothing is new. Asks for one, then for more, then for packs.
-        """
-        width = 1
-        while True:
-            end = end_of_pack(sequence + 1)
-            if width > _ONE_BY_ONE and (packed := self._unpacked(end)):
-                yield packed[sequence - end :]
-                sequence = end
-                continue
-            numbers = range(sequence + 1, min(sequence + width, end) + 1)
-            batch: list[Segment] = []
-            with self._mapping(len(numbers)) as mapped:
-                for number, data in zip(numbers, mapped(self.read, numbers), strict=False):
-                    if data is None:
-                        break
-                    batch.append(parse_segment(number, data, self.where))
-            if batch:
-                yield batch
-            if len(batch) < len(numbers):
-                return
-            sequence, width = numbers[-1], min(width * 4, PACKED)
+    def since(self, tip: Tip) -> Iterator[list[Segment]]:
+        """As ``after``, for who follows closely: one read where nothing is new, no listing where little is."""
+        few: list[Segment] = []
+        while len(few) < _FEW:
+            number = tip.sequence + len(few) + 1
+            data = self.read(number)
+            if data is None:
+                break
+            few.append(parse_segment(number, data, self.where))
+        if few:
+            yield few
+        if len(few) == _FEW:
+            size = tip.size + sum(len(segment.raws) for segment in few)
+            yield from self._past(few[-1].sequence, size, packed=self._packed)
 
     def after(self, tip: Tip, *, singly: bool = False) -> Iterator[list[Segment]]:
         """All segments past ``tip``, ascending without gaps, in batches; how they follow is not checked.
@@ -116,10 +107,12 @@ class BucketLog:
         ``singly``: the segments themselves in any case. Raises LedgerDamagedError naming the first that is missing or
         no segment, after those before it.
         """
-        last, packs = self._beyond(tip.sequence, packed=self._packed and not singly)
-        if last == tip.sequence:
-            return
-        parts, end = _parts(tip.sequence + 1, last, packs), tip.size
+        yield from self._past(tip.sequence, tip.size, packed=self._packed and not singly)
+
+    def _past(self, sequence: int, size: int, *, packed: bool) -> Iterator[list[Segment]]:
+        """As ``after``, past segment ``sequence``, which ends at position ``size``."""
+        last = self._last(sequence, packed=packed)
+        parts = _parts(sequence + 1, last, packed=packed)
         with self._mapping(len(parts)) as mapped:
             for group in _groups(parts):
                 batch: list[Segment] = []
@@ -127,24 +120,23 @@ class BucketLog:
                 try:
                     for number, one in zip(numbers, chain.from_iterable(found), strict=True):
                         batch.append(self._whole(number, one, last))
-                        end += len(batch[-1].raws)
+                        size += len(batch[-1].raws)
                 except LedgerDamagedError as exc:
                     yield batch
-                    raise LedgerDamagedError(self.where, exc.detail, end) from exc
+                    raise LedgerDamagedError(self.where, exc.detail, size) from exc
                 yield batch
 
-    def _beyond(self, sequence: int, *, packed: bool) -> tuple[int, set[int]]:
-        """(The newest segment, ``sequence`` where none is newer; the packs that may have some of those past it.)"""
+    def _last(self, sequence: int, *, packed: bool) -> int:
+        """The number of the newest segment; ``sequence`` where none is past it."""
         numbers = self._numbers(sequence, PACKED if packed else None)
-        packs: set[int] = set()
         if packed and len(numbers) == PACKED:
-            packs = self._packs(sequence)
-            end = max(packs, default=sequence + 1)
+            # There may be very many: those that packs tell of need not be listed.
+            end = max(self._packs(sequence), default=sequence + 1)
             numbers = self._numbers(end - 1)
             if end not in numbers:
                 # The pack of a log that was cut off says nothing of where this one ends.
                 numbers = self._numbers(sequence)
-        return max([sequence, *numbers]), packs
+        return max([sequence, *numbers])
 
     def _numbers(self, after: int, most: int | None = None) -> set[int]:
         """The segments past number ``after``, as listed: the first ``most`` of them."""
@@ -158,7 +150,7 @@ class BucketLog:
     @contextmanager
     def _mapping(self, count: int) -> Iterator[Callable[..., Iterator[Any]]]:
         """``map``, in order: several at a time where ``count``, how many there may be, pays for it."""
-        if count <= _ONE_BY_ONE:
+        if count <= _FEW:
             yield map
             return
         with ThreadPoolExecutor(min(_READERS, count)) as pool:
@@ -233,12 +225,13 @@ def spread(data: bytes, attempt: int) -> float:
     return int.from_bytes(digest[:4], "big") / 2**32
 
 
-def _parts(first: int, last: int, packs: set[int]) -> list[range]:
-    """The numbers from ``first`` to ``last``: what a pack holds together, every other by itself."""
+def _parts(first: int, last: int, *, packed: bool) -> list[range]:
+    """The numbers from ``first`` to ``last``: what a pack may hold together, every other by itself."""
     parts = []
     while first <= last:
         end = end_of_pack(first)
-        parts.append(range(first, (end if end in packs and end <= last else first) + 1))
+        whole = packed and end <= last and end - first >= _FEW
+        parts.append(range(first, (end if whole else first) + 1))
         first = parts[-1][-1] + 1
     return parts
 

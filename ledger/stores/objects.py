@@ -243,7 +243,7 @@ class ObjectsEventStore:
         compared = self._compared
         self._compare()
         if compared:
-            for batch in self._log.since(self._ask(SegmentCache.tip).sequence):
+            for batch in self._log.since(self._ask(SegmentCache.tip)):
                 self._take_in(batch)
 
     def _take_in(self, segments: Sequence[Segment]) -> None:

@@ -141,6 +141,30 @@ def test_a_follower_of_a_quiet_log_asks_for_nothing_more(bucket: MemoryObjects) 
     assert line.calls == [f"read {segment_key(151)}"]
 
 
+@pytest.mark.parametrize("behind", [1, 3, 4, 5, 12, 13, 14, 70, 77, 78, 149])
+def test_a_follower_reads_what_is_new_and_one_more(made: MemoryObjects, behind: int) -> None:
+    """Nothing beyond the end, however far away that is."""
+    line = FaultyObjects(MemoryObjects())
+    line.inner.objects |= {  # type: ignore[attr-defined]
+        key: made.objects[key] for key in map(segment_key, range(1, 151 - behind))
+    }
+    store = opened(line)
+    store.head()
+    line.inner, line.calls = made, []
+    assert store.head().size == 150
+    beyond = [call for call in line.calls if call == f"read {segment_key(151)}"]
+    assert len(beyond) == (behind < 4)
+    assert f"read {segment_key(152)}" not in line.calls
+
+
+def test_a_follower_takes_no_emptied_segment_for_an_absent_one(bucket: MemoryObjects) -> None:
+    store = opened(bucket)
+    store.head()
+    bucket.objects[segment_key(151)] = b""
+    with pytest.raises(LedgerDamagedError, match="is no segment"):
+        store.head()
+
+
 def test_no_pack_will_do_where_each_segment_is_wanted(bucket: MemoryObjects) -> None:
     line = FaultyObjects(bucket)
     assert opened(line, packed=False).head().size == 150
