@@ -1,14 +1,15 @@
 """Many runs open at once: how a release of many pipelines bears a night on which everything is late.
 
-``python -m benchmarks.k8s_scale [--pipelines 30] [--runs 10]``. On the tests' cluster; its nodes for this are played by
-kwok, which runs no container, so that Jobs, pods and launchers are real and only what a stage would have computed is
-not. Each run has a launcher of its own, with a project folder and a cache of its own, as in a pod (all see theirs under
-one path, by mounts of their own); they share one bucket and the ledger in it. The first stage of each ends when all
-runs are open, every other one as soon as its pod runs.
+``python -m benchmarks.k8s_scale [--pipelines 30] [--runs 10] [--starts 1.25] [--ends 2]``. On the tests' cluster; its
+nodes for this are played by kwok, which runs no container, so that Jobs, pods and launchers are real and only what a
+stage would have computed is not. Each run has a launcher of its own, with a project folder and a cache of its own, as
+in a pod (all see theirs under one path, by mounts of their own); they share one bucket and the ledger in it. Runs start
+at a pace (--starts, a second) at which this machine can start launchers; no stage ends before all are open, and then
+they end at a pace (--ends, a second), in the order in which their pods came to run.
 
 Each stage is to have been made once and told once, by the API server's audit log and by the ledger; the figures are a
-table: seconds until all runs were open and until the last one had ended, calls of the API server a stage, watches
-aside, and the most that a launcher held.
+table: seconds until all runs were open and until the last one had ended, from a result to the next stage's Job, calls
+of the API server a stage, watches aside, and the most that a launcher held.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import ctypes
 import json
 import os
+import queue
 import resource
 import shutil
 import signal
@@ -42,7 +44,7 @@ from launcher.storage.opening import open_store
 from launcher.storage.port import ObjectExistsError
 from ledger.canonical import canonical_json
 from tests.rig import job_project
-from tests.rig.audited import asked, created
+from tests.rig.audited import asked, created, gaps
 from tests.rig.k8s import Cluster, using
 from tests.rig.tools import go_tool
 
@@ -62,16 +64,18 @@ class Night:
     ended_seconds: float = 0.0
     codes: dict[str, int] = field(default_factory=dict)
     memory_mib: list[float] = field(default_factory=list)
+    gap_seconds: list[float] = field(default_factory=list)
+    calls: int = 0
 
 
 class Player:
-    """Commits the result of each stage whose pod runs: of the first stage of all runs together."""
+    """Commits the result of each stage whose pod runs, ``ends`` a second, once all runs are open."""
 
-    def __init__(self, client: Client, store_url: str, runs: int) -> None:
-        self._client, self._runs = client, runs
+    def __init__(self, client: Client, store_url: str, runs: int, ends: float) -> None:
+        self._client, self._runs, self._apart_seconds = client, runs, 1 / ends
         self._store = open_store(store_url)
-        self._waiting: dict[str, dict[str, Any]] = {}
-        self._done: set[str] = set()
+        self._ready: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._seen: set[str] = set()
         self.all_open = threading.Event()
         #: Stages of which a second pod ran.
         self.twice: list[str] = []
@@ -89,8 +93,20 @@ class Player:
             "tag_file": None,
         }
 
-    def play(self) -> None:
-        """Until ``close``."""
+    def begin(self) -> None:
+        """In threads of its own, until ``close``."""
+        for what in (self._look, self._end):
+            threading.Thread(target=what, daemon=True).start()
+
+    def _end(self) -> None:
+        self.all_open.wait()
+        due = time.monotonic()
+        while not self._closed.is_set():
+            self._commit(self._ready.get())
+            due = max(due + self._apart_seconds, time.monotonic() - 1)
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def _look(self) -> None:
         while not self._closed.is_set():
             found = self._client.listed("pods")
             for pod in found.items:
@@ -111,18 +127,14 @@ class Player:
     def _see(self, pod: dict[str, Any]) -> None:
         if (pod.get("status") or {}).get("phase") != "Running":
             return
-        uid, said = pod["metadata"]["uid"], pod["metadata"]["labels"]
-        if uid in self._done:
+        uid = pod["metadata"]["uid"]
+        if uid in self._seen:
             return
-        self._done.add(uid)
-        if said[names.STAGE] != STAGES[0] or self.all_open.is_set():
-            self._commit(pod)
-            return
-        self._waiting[uid] = pod
-        if len(self._waiting) == self._runs:
+        self._seen.add(uid)
+        self._ready.put(pod)
+        # Before that no stage ends, so each of these is the first of a run.
+        if len(self._seen) == self._runs:
             self.all_open.set()
-            for one in self._waiting.values():
-                self._commit(one)
 
     def _commit(self, pod: dict[str, Any]) -> None:
         about = pod["metadata"]
@@ -150,8 +162,13 @@ class Player:
 # --- launchers ---
 
 
-def launched(root: Path, environment: dict[str, str], runs: list[tuple[str, str]]) -> list[int]:
-    """A launcher for each (pipeline, run), a fork of this process, which has loaded what one takes seconds to load."""
+def launched(
+    root: Path, environment: dict[str, str], runs: list[tuple[str, str]], starts: float
+) -> list[int]:
+    """A launcher for each (pipeline, run), a fork of this process, which has loaded what one takes seconds to load.
+
+    They begin ``starts`` a second.
+    """
     import boto3
     from kubernetes import client
 
@@ -165,15 +182,15 @@ def launched(root: Path, environment: dict[str, str], runs: list[tuple[str, str]
     for number, (pipeline, run) in enumerate(runs):
         pid = os.fork()
         if pid == 0:
-            _launch(program, root, environment, pipeline, run, number)
+            _launch(program, root, environment, pipeline, run, number / starts)
         pids.append(pid)
     return pids
 
 
 def _launch(
-    program: Any, root: Path, environment: dict[str, str], pipeline: str, run: str, number: int
+    program: Any, root: Path, environment: dict[str, str], pipeline: str, run: str, later: float
 ) -> None:
-    """In the fork: the run, then what it held."""
+    """In the fork, ``later`` seconds from now: the run, then what it held."""
     code, out = 70, root / "said" / run
     try:
         said = os.open(f"{out}.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -184,8 +201,7 @@ def _launch(
         os.environ.clear()
         os.environ |= environment
         os.environ["XDG_CACHE_HOME"] = str(root / "caches" / run)
-        # As pods of a night do not start in one moment.
-        time.sleep(number * 0.05)
+        time.sleep(later)
         program(job_project.submit(run, "--label", f"pipeline={pipeline}", config="night.env"))
     except SystemExit as exc:
         code = int(exc.code or 0)
@@ -245,8 +261,8 @@ def played_node(cluster: Cluster, folder: Path) -> Iterator[None]:
             cluster.tried("delete", "node", _NODE)
 
 
-def night(cluster: Cluster, root: Path, namespace: str, pipelines: int, each: int) -> Night:
-    """All of it; the store's URL is in the environment file of ``root``."""
+def night(cluster: Cluster, root: Path, namespace: str, options: argparse.Namespace) -> Night:
+    """All of it."""
     project = root / "project"
     job_project.make_folder(project, "runs/", "teacher.pt")
     for name in ("said", "caches", "projects"):
@@ -263,16 +279,16 @@ def night(cluster: Cluster, root: Path, namespace: str, pipelines: int, each: in
     environment = job_project.environment(cluster, cluster.bucket())
     runs = [
         (f"p{pipeline:02}", f"p{pipeline:02}-{number:02}")
-        for number in range(each)
-        for pipeline in range(pipelines)
+        for number in range(options.runs)
+        for pipeline in range(options.pipelines)
     ]
     os.environ |= environment
-    player = Player(Client.connect(namespace), environment["LAUNCHER_STORE"], len(runs))
+    client, store = Client.connect(namespace), environment["LAUNCHER_STORE"]
+    player = Player(client, store, len(runs), options.ends)
     found, begun = Night(), time.monotonic()
     with played_node(cluster, root):
-        pids = launched(root, environment, runs)
-        playing = threading.Thread(target=player.play, daemon=True)
-        playing.start()
+        pids = launched(root, environment, runs, options.starts)
+        player.begin()
         while not player.all_open.wait(1):
             late = time.monotonic() - begun > _WAIT_SECONDS
             if late or any((root / "said").glob("*.json")):
@@ -293,7 +309,7 @@ def night(cluster: Cluster, root: Path, namespace: str, pipelines: int, each: in
         found.codes[run] = said["code"]
         found.memory_mib.append(said["mib"])
     assert not player.twice, player.twice
-    checked(cluster, namespace, environment["LAUNCHER_STORE"], found, root)
+    checked(cluster, namespace, store, found, root)
     return found
 
 
@@ -302,13 +318,17 @@ def checked(cluster: Cluster, namespace: str, store: str, found: Night, root: Pa
     failed = [run for run, code in found.codes.items() if code]
     for run in failed[:3]:
         print((root / "said" / f"{run}.out").read_text()[-2000:], file=sys.stderr)
-    told: Counter[tuple[str, str, str]] = Counter()
     assert cluster.s3
-    log = cluster.s3.root / store.removeprefix("s3://") / "ledger" / "log"
-    for segment in log.iterdir():
-        for one in map(json.loads, segment.read_text().splitlines()):
-            if "stream" in one:
-                told[one["stream"], one["type"], one["data"].get("stage") or ""] += 1
+    bucket = cluster.s3.root / store.removeprefix("s3://")
+    events: dict[str, list[dict[str, Any]]] = {}
+    for segment in sorted((bucket / "ledger" / "log").iterdir()):
+        for one in map(json.loads, segment.read_text().splitlines()[1:]):
+            events.setdefault(one["stream"], []).append(one)
+    told = Counter(
+        (stream, one["type"], one["data"].get("stage") or "")
+        for stream, all_of_it in events.items()
+        for one in all_of_it
+    )
     twice = [fact for fact, times in told.items() if times > 1]
     ended = sum(kind == "StageSucceeded" for _, kind, _ in told)
     calls = [one for one in asked(cluster, namespace) if not _is_played(one)]
@@ -319,7 +339,9 @@ def checked(cluster: Cluster, namespace: str, store: str, found: Night, root: Pa
     )
     if failed or twice or (ended, len(made)) != (wanted, wanted):
         raise SystemExit(1)
-    print(f"calls of the API server a stage, watches aside: {len(calls) / wanted:.1f}")
+    found.calls = len(calls)
+    for run in found.codes:
+        found.gap_seconds += [gap for _, gap in gaps(bucket, events[f"run/{run}"], made)]
 
 
 def _is_played(call: dict[str, Any]) -> bool:
@@ -331,22 +353,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pipelines", type=int, default=30)
     parser.add_argument("--runs", type=int, default=10, help="of each pipeline, open at once")
+    parser.add_argument("--starts", type=float, default=1.25, help="launchers that start a second")
+    parser.add_argument("--ends", type=float, default=2.0, help="stages that end a second")
     options = parser.parse_args()
     with (
         using() as cluster,
         tempfile.TemporaryDirectory() as name,
         cluster.namespace() as namespace,
     ):
-        found = night(cluster, Path(name), namespace, options.pipelines, options.runs)
-    print(
-        f"{options.pipelines} pipelines, {options.pipelines * options.runs} runs, {os.cpu_count()} cores"
-    )
-    print(
-        f"all open after {found.opened_seconds:.0f} s, all ended after {found.ended_seconds:.0f} s"
-    )
-    middle, most = statistics.median(found.memory_mib), max(found.memory_mib)
-    print(f"a launcher held {middle:.0f} MiB ({most:.0f} at most)")
+        found = night(cluster, Path(name), namespace, options)
+    _show(options, found)
     return 0
+
+
+def _show(options: argparse.Namespace, found: Night) -> None:
+    runs, held, gap = len(found.codes), found.memory_mib, sorted(found.gap_seconds)
+    slow = gap[len(gap) * 99 // 100]
+    for what, value in (
+        ("runs open at once", f"{runs} of {options.pipelines} pipelines, on {os.cpu_count()} cores"),
+        ("starts, ends a second", f"{options.starts:g}, {options.ends:g}"),
+        ("all open after", f"{found.opened_seconds:.0f} s"),
+        ("all ended after", f"{found.ended_seconds:.0f} s"),
+        ("from a result to the next Job", f"{statistics.median(gap):.2f} s (99 of 100: {slow:.2f} s)"),
+        ("calls a stage, watches aside", f"{found.calls / runs / len(STAGES):.1f}"),
+        ("a launcher held", f"{statistics.median(held):.0f} MiB ({max(held):.0f} at most)"),
+    ):  # fmt: skip
+        print(f"{what:<32}{value}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ __all__ = ["ObjectsEventStore"]
 #: The wait after a lost race, at most: as long as the create took, which tells how busy everything is, times
 #: two for each race lost in this append, up to 64 of them and in any case to the longest.
 _DOUBLINGS: Final = 6
-_LONGEST_RACE_WAIT_SECONDS: Final = 5.0
+_LONGEST_RACE_WAIT_SECONDS: Final = 30.0
 #: For so many appends after a lost race a writer looks before each: it costs a read, saves creates that
 #: must lose, and lets others in, who would starve behind one that goes from success to success.
 _LOOKS_FIRST: Final = 16

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.rig.k8s import Cluster
 
-__all__ = ["asked", "created", "gaps"]
+__all__ = ["asked", "created", "gaps", "settled"]
 
 
 def asked(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
@@ -33,6 +33,19 @@ def created(calls: Iterable[dict[str, Any]]) -> dict[str, float]:
         for one in calls
         if (one["verb"], one["objectRef"].get("resource")) == ("create", "jobs")
         and "name" in one["objectRef"]
+    }
+
+
+def settled(cluster: Cluster, namespace: str) -> dict[str, float]:
+    """When the Job controller said its last word of each Job, that it has ended, by the Job's name."""
+    return {
+        one["objectRef"]["name"]: _moment(one["requestReceivedTimestamp"])
+        for one in cluster.audited()
+        if one["stage"] == "ResponseComplete"
+        and one["user"]["username"].endswith(":job-controller")
+        and (one.get("objectRef") or {}).get("namespace") == namespace
+        and (one["objectRef"]["resource"], one["objectRef"].get("subresource"))
+        == ("jobs", "status")
     }
 
 
