@@ -30,6 +30,7 @@ from launcher import clock
 from launcher import reconcile as r
 from launcher.config import Config
 from launcher.errors import ConflictError, IntegrityError, UsageError
+from launcher.executors.looks import Looks
 from launcher.executors.port import (
     Ended,
     Executor,
@@ -128,7 +129,7 @@ class Runner:
         #: What an attempt is told, where the executor runs it.
         self._spec_of, self.remote = spec_of, remote
         self.force = False
-        self._look_seconds = look_seconds(ws.store.where, 0.0)
+        self._looks = Looks(look_seconds(ws.store.where, 0.0))
         self._interrupts = Interrupts()
         self._outlasting = Outlasting(ws.settings, executor, self._interrupts, progress.note)
 
@@ -296,8 +297,7 @@ class Runner:
 
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
         """Until there is more to see, or it is time to look what others say of this run."""
-        log = log_path(self.ws, state, stage, attempt)
-        began = time.monotonic()
+        log, what = log_path(self.ws, state, stage, attempt), (state.run_id, stage, attempt)
         while isinstance(
             seen := self._interrupts.wait(
                 lambda: self.executor.wait(state.run_id, stage, attempt, _WAIT_SECONDS)
@@ -307,7 +307,7 @@ class Runner:
             if started := _started(state.stages[stage], seen.pods):
                 return self._record(state, *started)
             self.progress.stage_waits(state, state.stages[stage], log, seen)
-            if time.monotonic() - began >= self._look_seconds:
+            if self._looks.due(what, time.monotonic()):
                 break
         if isinstance(seen, Ended):  # a result stands: nobody need look again
             return self._do(state, r.reconcile(state, seen))

@@ -37,6 +37,7 @@ from launcher.executors.accounting import Accounts
 from launcher.executors.cluster_calls import asked, ours, translated
 from launcher.executors.expiring import Expiring
 from launcher.executors.listening import Listening
+from launcher.executors.looks import Looks
 from launcher.executors.pod_spec import PodSpec
 from launcher.executors.port import (
     Ended,
@@ -97,6 +98,7 @@ class KubernetesExecutor:
         self._mirrors: dict[str, Mirror] = {}
         self._expiring: dict[str, Expiring] = {}
         self._look_seconds = look_seconds(store.where, _LOOK_SECONDS)
+        self._looks = Looks(self._look_seconds)
         self._told: set[str] = set()
         self._listening = Listening()
         self._accounts = Accounts()
@@ -246,7 +248,9 @@ class KubernetesExecutor:
 
     def _observed(self, run_id: str, stage: str, attempt: int, seen: Seen) -> Observation:
         of = self._of(run_id, stage, attempt)
-        result = of.result()
+        # Whoever commits one rings; where the cluster is away, nobody is heard.
+        due = self._looks.due(of.paths, time.monotonic(), seen.number)
+        result = of.result() if due or seen.error is not None else None
         job, pods = self._parts(seen, run_id, stage, attempt)
         if result is not None and result.closed_by is None:
             # Its pod's words may come later than its result, or never, where the cluster is away.
