@@ -60,6 +60,8 @@ __all__ = ["NO_CODE", "RunOutcome", "Runner", "exit_code_of"]
 #: What a command ends with where its run has no code of its own to say.
 NO_CODE: Final = 70
 _WAIT_SECONDS = 1.0
+#: What others say of a run on a cluster they do to its Job first, of which is heard at once.
+_REMOTE_LOOK_SECONDS = 300.0
 #: How long a run's end waits for the ends of its Jobs, which tell nothing new.
 _BOOKS_SECONDS = 10.0
 
@@ -129,7 +131,8 @@ class Runner:
         #: What an attempt is told, where the executor runs it.
         self._spec_of, self.remote = spec_of, remote
         self.force = False
-        self._looks = Looks(look_seconds(ws.store.where, 0.0))
+        near = look_seconds(ws.store.where, 0.0)
+        self._looks = Looks(_REMOTE_LOOK_SECONDS if remote and near else near)
         self._interrupts = Interrupts()
         self._outlasting = Outlasting(ws.settings, executor, self._interrupts, progress.note)
 
