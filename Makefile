@@ -77,7 +77,7 @@ format: $(READY) ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## Measure, each figure beside its peer in the same run
-	@failed=; for one in append bucket_append overhead startup s3_transfer s3_swap s3_collect s3_append k8s_stage; do \
+	@failed=; for one in append bucket_append overhead startup s3_transfer s3_swap s3_collect s3_append s3_cold k8s_stage; do \
 		echo "== $$one"; $(BIN)/python -m benchmarks.$$one || failed="$$failed $$one"; done; \
 	test -z "$$failed" || { echo "below the target:$$failed" >&2; exit 1; }
 
