@@ -14,6 +14,8 @@ Rules:
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ledger import events as e
 from ledger.decider import RunState
 from ledger.stores.port import EventStore
 
-__all__ = ["RunFolders", "folder_of", "machine_of"]
+__all__ = ["RunFolders", "Sightings", "folder_of", "machine_of"]
 
 _Event = e.RunFolderRetired | e.RunFolderRestored
 
@@ -68,14 +70,35 @@ class RunFolders:
 
     def is_here(self, state: RunState) -> bool:
         """Whether this machine is the one on which the run's files belong."""
-        request = state.request
-        if request is None:
-            return False
+        started = {s.handle.machine_id for s in state.stages.values() if s.handle is not None}
+        return state.request is not None and self.belong_here(state.request, started)
+
+    def belong_here(self, request: e.RunRequested, started: Collection[str | None]) -> bool:
+        """As ``is_here``, of a run of whose stages some were started on these machines."""
         if folder_of(request).is_dir():
             return True
         if not Path(request.project_root).is_dir():
             return False
-        if not self._shared:
-            return True
-        started = {s.handle.machine_id for s in state.stages.values() if s.handle is not None}
-        return machine_id() in started
+        return not self._shared or machine_id() in started
+
+
+class Sightings:
+    """Of events as they are read, where runs are: of what is surely elsewhere nothing more need be read."""
+
+    def __init__(self, folders: RunFolders) -> None:
+        self._folders = folders
+        self._requests: dict[str, e.RunRequested] = {}
+        self._started: defaultdict[str, set[str | None]] = defaultdict(set)
+
+    def saw(self, record: e.Recorded[Any]) -> None:
+        """One event, of any stream."""
+        if isinstance(record.data, e.RunRequested):
+            self._requests[record.data.run_id] = record.data
+        elif isinstance(record.data, e.StageSubmitted):
+            run_id = record.stream.removeprefix("run/")
+            self._started[run_id].add(record.data.handle.machine_id)
+
+    def is_elsewhere(self, run_id: str) -> bool:
+        """Whether the run's files belong to another machine, by events that were all seen."""
+        request = self._requests.get(run_id)
+        return request is not None and not self._folders.belong_here(request, self._started[run_id])

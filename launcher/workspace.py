@@ -27,6 +27,7 @@ from launcher.errors import (
 from launcher.followers import TargetBehindError
 from launcher.journal import Journal
 from launcher.promotion import Promoter
+from launcher.run_folders import Sightings
 from launcher.settings import Settings
 from launcher.storage.caches import user_cache
 from launcher.storage.opening import open_store
@@ -118,8 +119,8 @@ class Workspace:
         """
         head, behind = self.ledger.head(), dict[str, LauncherError]()
         seen, tags, waiting = self._done(_read_marker(marker))
-        stale = {run_id for record in self.ledger.read_all(seen) if (run_id := _run_of(record))}
-        stale |= {run for run, (place, then) in tags.items() if _identity(place) != then} | waiting
+        stale = {run for run, (place, then) in tags.items() if _identity(place) != then} | waiting
+        stale |= self._shown_since(seen)
         for run_id in sorted(stale):
             request = self.journal.run(run_id).request
             if request is None:
@@ -138,6 +139,15 @@ class Workspace:
             data = json.dumps({**done, "behind": sorted(behind)}).encode()
             write_atomically(marker, data)
         return list(behind.values())
+
+    def _shown_since(self, position: int) -> set[str]:
+        """The runs whose documents show an event from ``position`` on, but what is surely another machine's."""
+        sightings, found = Sightings(self.documents.folders), set[str]()
+        for record in self.ledger.read_all(position):
+            sightings.saw(record)
+            if run_id := _run_of(record):
+                found.add(run_id)
+        return {run_id for run_id in found if not sightings.is_elsewhere(run_id)}
 
     def _done(
         self, marker: Mapping[str, Any]

@@ -12,7 +12,7 @@ import pytest
 from launcher import run_folders
 from launcher.documents import Documents
 from launcher.journal import Journal
-from launcher.run_folders import RunFolders, folder_of
+from launcher.run_folders import RunFolders, Sightings, folder_of
 from ledger import events as e
 from ledger.decider import RunState
 from ledger.stores.memory import MemoryEventStore
@@ -107,6 +107,31 @@ def test_a_run_without_a_start_is_whose_folder_it_is(ledger: Ledger) -> None:
     assert not ledger.folders(shared=True).is_here(state)
     ledger.folder.mkdir(parents=True)
     assert ledger.folders(shared=True).is_here(state)
+
+
+def test_what_events_show_in_passing_is_what_the_state_says(
+    ledger: Ledger, on: Callable[[str], None]
+) -> None:
+    """Here because it ran here, elsewhere, here because its folder is, here because the ledger is this home's."""
+    state, found = ledger.ended(), []
+    for machine, has_folder, shared in (
+        ("pod", False, True),
+        ("laptop", False, True),
+        ("laptop", True, True),
+        ("laptop", False, False),
+    ):
+        on(machine)
+        if has_folder:
+            ledger.folder.mkdir(parents=True)
+        sightings = Sightings(ledger.folders(shared=shared))
+        assert not sightings.is_elsewhere("a"), "nothing was seen of it"
+        for record in ledger.store.read_all():
+            sightings.saw(record)
+        found.append(sightings.is_elsewhere("a"))
+        assert found[-1] == (not ledger.folders(shared=shared).is_here(state))
+        if has_folder:
+            ledger.folder.rmdir()
+    assert found == [False, True, False, False]
 
 
 @pytest.mark.parametrize("shared", [True, False])

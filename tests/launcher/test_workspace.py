@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from launcher import clock
 from launcher.documents import Documents
 from launcher.errors import ConflictError, IntegrityError, UnavailableError, UsageError
+from launcher.journal import Journal
+from launcher.run_folders import RunFolders
 from launcher.settings import Settings
 from launcher.workspace import Workspace, open_workspace, translated
 from ledger import errors
 from ledger import events as e
 from ledger.decider import RunState
 from ledger.ids import run_stream
+from ledger.stores.objects import ObjectsEventStore
+from ledger.stores.segments import segment_key
+from tests.ledger.log_objects import FaultyObjects, MemoryObjects
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -223,3 +229,29 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
 def test_the_ledgers_errors_get_an_exit_code(raised: Exception, meant: type[Exception]) -> None:
     with pytest.raises(meant), translated():
         raise raised
+
+
+@pytest.mark.parametrize("runs", [3, 40])
+def test_of_other_machines_runs_nothing_more_is_read(tmp_path: Path, runs: int) -> None:
+    """A pod of every night has an empty home: it asks a ledger of many years no more than a young one."""
+    bucket = MemoryObjects()
+    writer = Journal(ObjectsEventStore(bucket, sleep=lambda _: None), "ana", clock.now)
+    for number in range(runs):
+        facts: list[e.EventData] = [
+            request(tmp_path, f"r{number}"),
+            e.StageIntended(stage="relabel", attempt=1, executor="local", spec_digest=DIGEST),
+            e.StageSubmitted(
+                stage="relabel", attempt=1, handle=e.Handle(machine_id="other", pid=1), log="log"
+            ),
+        ]
+        writer.record_run(f"r{number}", lambda _, facts=facts: facts)  # type: ignore[misc]
+    line = FaultyObjects(bucket)
+    ledger = ObjectsEventStore(line, sleep=lambda _: None)
+    ws = opened(tmp_path)
+    documents = Counting(Documents(Journal(ledger, "ana", clock.now), ws.locks))
+    documents.folders = RunFolders(ledger, shared=True)
+    ws = replace(ws, ledger=ledger, journal=documents.journal, documents=documents)
+    assert ws.attend() == []
+    assert documents.written == []
+    again = [call for call in line.calls if call == f"read {segment_key(runs + 1)}"]
+    assert len(again) <= 6
