@@ -1,8 +1,9 @@
-"""The store under test: see tests/rig/stores.py."""
+"""The store under test (see tests/rig/stores.py), and signals as in a person's terminal."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 
 from tests.rig.s3 import serving
 from tests.rig.stores import BUCKET, FOLDER
+
+# Who starts tests in the background, by a shell's & or nohup, has these ignored, and every program of the tests with it.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        ours = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_number, ours)
 
 
 @pytest.fixture(scope="session", autouse=True)
