@@ -13,7 +13,7 @@ import pytest
 from tests.rig.s3 import serving
 from tests.rig.stores import BUCKET, FOLDER
 
-# Who starts tests in the background, by a shell's & or nohup, has these ignored, and every program of the tests with it.
+# Who starts tests in the background, by a shell's & or nohup, has these ignored, and so have the tests' programs.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         ours = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
