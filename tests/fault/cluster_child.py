@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from kubernetes.config import kube_config
 
 import launcher.executors.kubernetes
 import launcher.pods
@@ -77,10 +76,9 @@ def launch(one: dict[str, Any]) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.environ |= {"LAUNCHER_HOME": one["home"], "LAUNCHER_STORE": one["store"]}
+    os.environ["KUBECONFIG"] = one["kubeconfig"]
     code = 1
     try:
-        # The package read the variable when it was imported.
-        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = one["kubeconfig"]
         watched(one["death"], Path(f"{one['out']}.calls"))
         while one["awaits"] and not any(
             one["awaits"].encode() in segment.read_bytes() for segment in Path(one["log"]).glob("*")

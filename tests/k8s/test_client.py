@@ -39,15 +39,7 @@ def made(cluster: Cluster, attempt: Attempt = _ATTEMPT) -> dict[str, Any]:
 def client(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     with cluster.namespace() as namespace:
-        yield _connected(cluster, namespace)
-
-
-def _connected(cluster: Cluster, namespace: str) -> Client:
-    from kubernetes.config import kube_config
-
-    # The package reads the variable when it is imported.
-    kube_config.KUBE_CONFIG_DEFAULT_LOCATION = str(cluster.kubeconfig)
-    return Client.connect(namespace)
+        yield Client.connect(namespace)
 
 
 def until(asked: Callable[[], bool], seconds: float = 30) -> None:
@@ -145,12 +137,9 @@ def test_credentials_that_expire_are_read_again(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused after they were taken, they are awaited; refused from the start, they are wrong."""
-    from kubernetes.config import kube_config
-
     with cluster.namespace() as namespace:
         account = Account(cluster, namespace, tmp_path / "kubeconfig")
         monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig))
-        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(account.kubeconfig))
         account.renew()
         client = Client.connect()
         assert client.namespace == namespace

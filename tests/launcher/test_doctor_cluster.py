@@ -340,10 +340,6 @@ def test_with_the_role_alone_a_run_is_whole_and_doctor_says_what_it_may_not_see(
 def test_each_verb_that_is_missing_is_named(
     place: Place, someone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kubernetes.config import kube_config
-
-    # The package reads the variable when it is imported.
-    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(someone))
     monkeypatch.setenv("KUBECONFIG", str(someone))
     inquiry = Inquiry(Client.connect(place.namespace))
     every = [(one.words, one.verb, one.resource, one.group) for one in RUN]
