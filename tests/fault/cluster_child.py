@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from kubernetes import client, config
 
 import launcher.executors.kubernetes
 import launcher.pods
 from k8s.connection import Connection
 from launcher.cli.main import main as program
 
-_LOADED = (boto3, launcher.executors.kubernetes, launcher.pods)
+_LOADED = (boto3, client, config, launcher.executors.kubernetes, launcher.pods)
 _VERBS = {"POST": "create", "DELETE": "delete"}
 
 
