@@ -60,6 +60,8 @@ __all__ = ["NO_CODE", "RunOutcome", "Runner", "exit_code_of"]
 #: What a command ends with where its run has no code of its own to say.
 NO_CODE: Final = 70
 _WAIT_SECONDS = 1.0
+#: One step waits no longer, for after it what was away is said to be back.
+_STEP_SECONDS = 5.0
 #: What others say of a run on a cluster they do to its Job first, of which is heard at once.
 _REMOTE_LOOK_SECONDS = 300.0
 #: How long a run's end waits for the ends of its Jobs, which tell nothing new.
@@ -301,6 +303,7 @@ class Runner:
     def _wait(self, state: RunState, stage: e.StageName, attempt: int) -> RunState:
         """Until there is more to see, or it is time to look what others say of this run."""
         log, what = log_path(self.ws, state, stage, attempt), (state.run_id, stage, attempt)
+        began = time.monotonic()
         while isinstance(
             seen := self._interrupts.wait(
                 lambda: self.executor.wait(state.run_id, stage, attempt, _WAIT_SECONDS)
@@ -310,8 +313,11 @@ class Runner:
             if started := _started(state.stages[stage], seen.pods):
                 return self._record(state, *started)
             self.progress.stage_waits(state, state.stages[stage], log, seen)
-            if self._looks.due(what, time.monotonic()):
+            moment = time.monotonic()
+            if self._looks.due(what, moment):
                 break
+            if moment - began >= _STEP_SECONDS:
+                return state
         if isinstance(seen, Ended):  # a result stands: nobody need look again
             return self._do(state, r.reconcile(state, seen))
         return self.ws.journal.run(state.run_id)
