@@ -261,8 +261,10 @@ class KubernetesExecutor:
         if said.gone:
             job, pods = self._parts(asked(self._mirror(run_id).fresh), run_id, stage, attempt)
             said = outcome(job, pods, seen.events)
-            # It may have been committed between the first look and the end.
+            # It may have been committed since the first look; a Job that is only not seen yet is not deleted for it.
             result = of.result()
+            if result is not None and result.closed_by is None:
+                return self._ended(of, result, job, pods)
         if said.gone:
             if result is not None:
                 return self._ended(of, result, job, pods)
