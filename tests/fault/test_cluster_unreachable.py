@@ -128,6 +128,10 @@ def _meanwhile(story: Story) -> subprocess.Popen[str]:
     runs.until(lambda: story.types("given-up").count(("StageSubmitted", "retrain")) == 2)
     story.looks["given up, then"] = story.look("given-up", "unschedulable")
 
+    # Where all nodes are away, as this one is, the controller may take itself for cut off and send nobody away.
+    taint = ("--overwrite", "node.kubernetes.io/unreachable:NoExecute")
+    runs.cluster.kubectl("taint", "node", story.looks["waits"]["node"], *taint)
+
     def sent_away() -> bool:
         [pod] = runs.pods("leaves")
         return "deletionTimestamp" in pod["metadata"]
