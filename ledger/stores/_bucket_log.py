@@ -200,8 +200,6 @@ class BucketLog:
 
     def _unpacked(self, last: int) -> list[Segment] | None:
         """The segments of a pack, for certain those of the log; None where there is no such pack."""
-        if not self._packed:
-            return None
         with suppress(LedgerDamagedError):
             data = self._tried(lambda: self._objects.read(pack_key(last)))
             newest = self.read(last) if data is not None else None
