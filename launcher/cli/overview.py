@@ -15,7 +15,7 @@ from launcher.cli.stages import stage_seconds
 from launcher.cli.status import state_line
 from launcher.cli.terminal import fact, facts, one_line
 from launcher.cli.view import View, waits_in_cluster
-from launcher.cli.waits import look, waits_line
+from launcher.cli.waits import looks, waits_line
 from launcher.workspace import translated
 from ledger.decider import RunState
 
@@ -23,7 +23,7 @@ __all__ = ["overview"]
 
 #: So far back it looks for what failed or goes on.
 _LOOKED_AT: Final = 20
-#: So many runs are asked for in their clusters, each for at most so long.
+#: So many runs are asked for in their clusters, for at most so long.
 _ASKED_FOR: Final = 3
 _ASK_SECONDS: Final = 3.0
 
@@ -48,8 +48,8 @@ def _lines(view: View) -> list[str]:
     lines = live_lines(view, followers=True) or ["nothing is live yet"]
     for state in going:
         lines += fact("now", f"{state_line(view, state)}{_stage_now(state)}")
-    for state in [s for s in going if waits_in_cluster(s)][:_ASKED_FOR]:
-        found = look(view.ws, state, _ASK_SECONDS)
+    asked = [s for s in going if waits_in_cluster(s)][:_ASKED_FOR]
+    for found in looks(view.ws, asked, _ASK_SECONDS):
         if found and found.waits_for:
             lines += fact("waits", f"{found.stage}  {waits_line(found.waits_for, found.since)}")
     if newest.status not in ("open", "failed"):

@@ -22,7 +22,7 @@ from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
 from ledger.events import RunRequested
 
-__all__ = ["ClusterLook", "cluster_lines", "look", "look_with_driver", "waits_line"]
+__all__ = ["ClusterLook", "cluster_lines", "look", "look_with_driver", "looks", "waits_line"]
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -77,7 +77,16 @@ def cluster_lines(found: ClusterLook | None) -> list[str]:
 
 def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> ClusterLook | None:
     """What the attempt under way does, as its cluster has it; None where no cluster has one."""
-    return look_with_driver(ws, state, None, seconds)[0]
+    return looks(ws, [state], seconds)[0]
+
+
+def looks(
+    ws: Workspace, states: Sequence[RunState], seconds: float = _LOOK_SECONDS
+) -> list[ClusterLook | None]:
+    """``look`` of each, all at the same time: a cluster that is silent is waited for once."""
+    over = time.monotonic() + seconds
+    begun = [_Look(ws, state, seconds) for state in states]
+    return [one.found(over) for one in begun]
 
 
 def look_with_driver(
@@ -86,19 +95,12 @@ def look_with_driver(
     """What ``look`` finds, and why the Job in ``driver_in`` that the run was given drives it no more.
 
     The second is None where it does, where nobody can tell, and where the run was given none. Both are asked for at
-    the same time, so a cluster that is silent is waited for once.
+    the same time.
     """
-    over = time.monotonic() + seconds
-    request, current, unseen, stage = state.request, state.current(), None, None
-    if _is_in_cluster(state) and request and current:
-        unseen = ClusterLook(current.plan.name, current.attempt)
-        stage = _Asking(partial(_asked, ws, request, current, unseen))
+    over, request = time.monotonic() + seconds, state.request
+    stage = _Look(ws, state, seconds)
     driver = _Asking(partial(_driver_end, request, driver_in)) if request and driver_in else None
-    found = stage.answer(over) if stage else None
-    end = driver.answer(over) if driver else None
-    if unseen and found is None:
-        found = replace(unseen, error=f"it did not answer within {seconds:g} s")
-    return found, end
+    return stage.found(over), driver.answer(over) if driver else None
 
 
 class _Asking(Generic[T]):
@@ -115,12 +117,26 @@ class _Asking(Generic[T]):
         return self._answers[0] if self._answers else None
 
 
-def _is_in_cluster(state: RunState) -> bool:
+class _Look:
+    """What an attempt does in its cluster, being asked for."""
+
+    def __init__(self, ws: Workspace, state: RunState, seconds: float) -> None:
+        self._asking: _Asking[ClusterLook] | None = None
+        request, current = state.request, state.current()
+        if request and current and _is_in_cluster(request, current, state):
+            unseen = ClusterLook(current.plan.name, current.attempt)
+            self._unseen = replace(unseen, error=f"it did not answer within {seconds:g} s")
+            self._asking = _Asking(partial(_asked, ws, request, current, unseen))
+
+    def found(self, over: float) -> ClusterLook | None:
+        """What was found by then; None where no cluster has it."""
+        return (self._asking.answer(over) or self._unseen) if self._asking else None
+
+
+def _is_in_cluster(request: RunRequested, current: StageState, state: RunState) -> bool:
     """Whether a cluster has an attempt of the run, or is about to."""
-    request, current = state.request, state.current()
-    if request is None or request.executor != "kubernetes" or state.status != "open":
-        return False
-    return current is not None and current.status in ("intended", "submitted", "running")
+    under_way = current.status in ("intended", "submitted", "running")
+    return request.executor == "kubernetes" and state.status == "open" and under_way
 
 
 def _driver_end(request: RunRequested, namespace: str) -> str | None:

@@ -178,6 +178,16 @@ def test_list_asks_nobody_and_the_overview_says_for_what(session: Session) -> No
     )
 
 
+def test_the_overview_asks_for_its_runs_at_the_same_time(session: Session) -> None:
+    for run in ("r1", "r2", "r3"):
+        on_cluster(session, run)
+    with serving(recorded("waiting-for-gpu"), silent_until=3) as (url, asked):
+        access = {"KUBECONFIG": str(kubeconfig(session.root / "kubeconfig", url))}
+        shown = session.launcher(**access)
+    assert sum(line.startswith("waits   llm_on") for line in shown.lines) == 3, shown
+    assert len(asked) >= 3
+
+
 def test_a_run_on_this_machine_asks_no_cluster(session: Session) -> None:
     assert session.submit("--run-id", "r").code == 0
     assert session.json("status", "r")["cluster"] is None
