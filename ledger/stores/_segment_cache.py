@@ -205,7 +205,9 @@ class SegmentCache:
 
     def tip_at(self, size: int) -> Tip:
         """Where the log ended when it had at most ``size`` events."""
-        return self._as_tip(self._file.rows(f"{_TIP} WHERE size <= ? {_NEWEST}", (size,)))
+        # The two grow together; by sequence SQLite would sort all segments up to there first.
+        newest = f"{_TIP} WHERE size <= ? ORDER BY size DESC LIMIT 1"
+        return self._as_tip(self._file.rows(newest, (size,)))
 
     def version(self, stream: str) -> int:
         """The version of a stream; 0 for an unknown one."""
