@@ -77,8 +77,8 @@ def _panels() -> list[dict[str, Any]]:
         _stat("Failed in a row", 3, "none", failures, "{{pipeline}}", (1, _RED)),
         _stat("Paused", 2, "none", f"sum({_M}pipeline_paused{{}})", "pipelines", (1, _RED)),
         _stat("Audit findings", 3, "none", f"sum({_M}audit_findings{{}})", "all", (1, _RED)),
-        _stat("Last audit", 3, "s", since("audit"), "ago", (8 * _DAY, _ORANGE)),
-        _stat("Watches broken", 2, "none", broke, "all"),
+        _stat("Last audit", 2, "s", since("audit"), "ago", (8 * _DAY, _ORANGE)),
+        _stat("Watches broken", 3, "none", broke, "all"),
     ]
     happened = [
         _graph(

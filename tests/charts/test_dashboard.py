@@ -49,6 +49,7 @@ def test_panels_have_numbers_and_places_of_their_own() -> None:
         }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
+        assert 2 * len(panel["title"]) <= 13 * at["w"], f"{panel['title']} is cut off"
         taken |= cells
 
 
