@@ -1,6 +1,6 @@
 """Many runs open at once: how a release of many pipelines bears a night on which everything is late.
 
-``python -m benchmarks.k8s_scale [--pipelines 30] [--runs 10] [--starts 1.25] [--ends 2]``. On the tests' cluster; its
+``python -m benchmarks.k8s_scale [--pipelines 30] [--runs 10] [--starts 1] [--ends 0.8]``. On the tests' cluster; its
 nodes for this are played by kwok, which runs no container, so that Jobs, pods and launchers are real and only what a
 stage would have computed is not. Each run has a launcher of its own, with a project folder and a cache of its own, as
 in a pod (all see theirs under one path, by mounts of their own); they share one bucket and the ledger in it. Runs start
@@ -353,8 +353,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pipelines", type=int, default=30)
     parser.add_argument("--runs", type=int, default=10, help="of each pipeline, open at once")
-    parser.add_argument("--starts", type=float, default=1.25, help="launchers that start a second")
-    parser.add_argument("--ends", type=float, default=2.0, help="stages that end a second")
+    parser.add_argument("--starts", type=float, default=1.0, help="launchers that start a second")
+    parser.add_argument("--ends", type=float, default=0.8, help="stages that end a second")
     options = parser.parse_args()
     with (
         using() as cluster,
