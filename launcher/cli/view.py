@@ -20,6 +20,7 @@ from typing import Final
 from launcher.cli.common import seconds_between
 from launcher.cli.driving import is_driven
 from launcher.cli.following import Followers
+from launcher.cli.waits import under_way_in_cluster
 from launcher.drivers import noted_driver
 from launcher.errors import LauncherError
 from launcher.project import pointer_name
@@ -299,10 +300,8 @@ class View:
 
 def waits_in_cluster(state: RunState) -> bool:
     """Whether the ledger has heard of a Job whose command did not start yet; for what it waits the cluster knows."""
-    current, request = state.current(), state.request
-    if state.status != "open" or current is None or request is None:
-        return False
-    return request.executor == "kubernetes" and current.status in ("intended", "submitted")
+    under_way = under_way_in_cluster(state)
+    return under_way is not None and under_way[1].status != "running"
 
 
 def why(cause: str, exit_code: int | None) -> str:

@@ -22,7 +22,14 @@ from launcher.workspace import Workspace
 from ledger.decider import RunState, StageState
 from ledger.events import RunRequested
 
-__all__ = ["ClusterLook", "cluster_lines", "look", "look_with_driver", "looks", "waits_line"]
+__all__ = [
+    "ClusterLook",
+    "cluster_lines",
+    "look_with_driver",
+    "looks",
+    "under_way_in_cluster",
+    "waits_line",
+]
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -75,15 +82,21 @@ def cluster_lines(found: ClusterLook | None) -> list[str]:
     return fact(name, f"{found.stage}: {one_line(found.waits_for)}{since}")
 
 
-def look(ws: Workspace, state: RunState, seconds: float = _LOOK_SECONDS) -> ClusterLook | None:
-    """What the attempt under way does, as its cluster has it; None where no cluster has one."""
-    return looks(ws, [state], seconds)[0]
+def under_way_in_cluster(state: RunState) -> tuple[RunRequested, StageState] | None:
+    """The request of an open run and its stage of which a cluster has an attempt, or is about to; else None."""
+    request, current = state.request, state.current()
+    if request is None or request.executor != "kubernetes" or state.status != "open":
+        return None
+    if current is None or current.status not in ("intended", "submitted", "running"):
+        return None
+    return request, current
 
 
-def looks(
-    ws: Workspace, states: Sequence[RunState], seconds: float = _LOOK_SECONDS
-) -> list[ClusterLook | None]:
-    """``look`` of each, all at the same time: a cluster that is silent is waited for once."""
+def looks(ws: Workspace, states: Sequence[RunState], seconds: float) -> list[ClusterLook | None]:
+    """What the attempt under way of each does, as its cluster has it; None where no cluster has one.
+
+    All are asked for at the same time: a cluster that is silent is waited for once.
+    """
     over = time.monotonic() + seconds
     begun = [_Look(ws, state, seconds) for state in states]
     return [one.found(over) for one in begun]
@@ -92,7 +105,7 @@ def looks(
 def look_with_driver(
     ws: Workspace, state: RunState, driver_in: str | None, seconds: float = _LOOK_SECONDS
 ) -> tuple[ClusterLook | None, str | None]:
-    """What ``look`` finds, and why the Job in ``driver_in`` that the run was given drives it no more.
+    """What ``looks`` finds, and why the Job in ``driver_in`` that the run was given drives it no more.
 
     The second is None where it does, where nobody can tell, and where the run was given none. Both are asked for at
     the same time.
@@ -122,8 +135,8 @@ class _Look:
 
     def __init__(self, ws: Workspace, state: RunState, seconds: float) -> None:
         self._asking: _Asking[ClusterLook] | None = None
-        request, current = state.request, state.current()
-        if request and current and _is_in_cluster(request, current, state):
+        if under_way := under_way_in_cluster(state):
+            request, current = under_way
             unseen = ClusterLook(current.plan.name, current.attempt)
             self._unseen = replace(unseen, error=f"it did not answer within {seconds:g} s")
             self._asking = _Asking(partial(_asked, ws, request, current, unseen))
@@ -131,12 +144,6 @@ class _Look:
     def found(self, over: float) -> ClusterLook | None:
         """What was found by then; None where no cluster has it."""
         return (self._asking.answer(over) or self._unseen) if self._asking else None
-
-
-def _is_in_cluster(request: RunRequested, current: StageState, state: RunState) -> bool:
-    """Whether a cluster has an attempt of the run, or is about to."""
-    under_way = current.status in ("intended", "submitted", "running")
-    return request.executor == "kubernetes" and state.status == "open" and under_way
 
 
 def _driver_end(request: RunRequested, namespace: str) -> str | None:
