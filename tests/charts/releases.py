@@ -36,13 +36,19 @@ class Team:
     namespace: str
     environment: Mapping[str, str]
 
+    @property
+    def store(self) -> tuple[str, int]:
+        """Host and port of the store."""
+        assert self.cluster.s3
+        host, _, port = self.cluster.s3.endpoint.partition("//")[2].partition(":")
+        return host, int(port)
+
     # --- releases ---
 
     def values(self, **more: Any) -> dict[str, Any]:
         """What every release here has, with ``more`` of the top keys."""
         assert self.cluster.s3
-        address = self.cluster.s3.endpoint.partition("//")[2]
-        host, _, port = address.partition(":")
+        host, port = self.store
         stages = {
             "image": self.cluster.bash_image,
             "image_pull_policy": "IfNotPresent",
@@ -50,7 +56,7 @@ class Team:
             "grace_seconds": 3,
             "save_seconds": 10,
         }
-        where = {"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [int(port)]}
+        where = {"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [port]}
         return {
             "image": self.cluster.agent_image,
             "project": "game",

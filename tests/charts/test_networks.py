@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-import socketserver
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,8 @@ import pytest
 
 from tests.charts.releases import Team, minute, team
 from tests.rig.cluster.machine import NODE
+from tests.rig.gate import Gate, gate
+from tests.rig.jobs import container, job
 from tests.rig.k8s import OUTSIDE, Cluster, on_cluster
 from tests.rig.k8s import cluster as cluster
 from tests.rig.policed import policed
@@ -27,50 +25,25 @@ _GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "profiles.md"
 #: An evaluation that asks a model until it is refused, which takes as long as the network needs to know its pod; then
 #: twenty times more.
 _ASKS_ON = (
-    'ask() {{ (exec 3<>/dev/tcp/{0}/{1} && echo "$STAGE" >&3 && read -r _ <&3) 2>/dev/null; }}; '
+    "ask() {{ ({asking}) 2>/dev/null; }}; "
     "for _ in {{1..100}}; do ask || break; sleep 0.2; done; "
     "for _ in {{1..20}}; do if ask; then echo answered; exit 9; fi; done"
 )
 
 
-@dataclass
-class Model:
-    """Answers whoever comes; ``asked`` is the first line of each."""
-
-    port: int
-    asked: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def answering() -> Iterator[Model]:
-    """A model, on an address of this machine that pods reach."""
-
-    class Visit(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            made.asked.append(self.rfile.readline().decode().strip())
-            self.wfile.write(b"an answer\n")
-
-    with socketserver.ThreadingTCPServer((OUTSIDE, 0), Visit) as server:
-        made = Model(server.server_address[1])
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield made
-        server.shutdown()
-
-
 @pytest.fixture(scope="module")
-def model(cluster: Cluster) -> Iterator[Model]:
-    with policed(cluster), answering() as made:
+def model(cluster: Cluster) -> Iterator[Gate]:
+    """What answers whoever comes, on an address of this machine that pods reach."""
+    with policed(cluster), gate() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def ours(
-    cluster: Cluster, model: Model, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Team]:
+def ours(cluster: Cluster, model: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     config = {
-        "LLM_ON_CMD": f'exec 3<>/dev/tcp/{OUTSIDE}/{model.port}; echo "$STAGE" >&3; read -r said <&3; echo "$said"',
+        "LLM_ON_CMD": model.asking,
         "RETRAIN_CMD": 'echo weights > "$CHECKPOINT_DIR/student.pt"',
-        "LLM_OFF_CMD": _ASKS_ON.format(OUTSIDE, model.port),
+        "LLM_OFF_CMD": _ASKS_ON.format(asking=model.asking),
     }
     nightly = {
         **{"schedule": "* * * * *", "suspend": True, "promotionTarget": "student"},
@@ -89,10 +62,10 @@ def ours(
         yield made
 
 
-def test_a_capture_asks_the_model_and_an_evaluation_cannot(ours: Team, model: Model) -> None:
+def test_a_capture_asks_the_model_and_an_evaluation_cannot(ours: Team, model: Gate) -> None:
     ours.fire("nightly", "night", minute())
     assert ours.ended("night") == "Complete", ours.log("night")
-    assert model.asked[0] == "llm_on"
+    assert model.came[0].endswith(" llm_on")
     assert ours.pointer()["generations"][-1]["kind"] == "promotion"
 
 
@@ -104,29 +77,13 @@ def labels_of(template: dict[str, Any]) -> dict[str, str]:
 def asleep(ours: Team, name: str, labels: dict[str, str]) -> None:
     """A pod that only its labels tell from any other; anybody who reaches it at 9464 is answered."""
     answers = f"while :; do echo here | nc -l -p {_METRICS}; done"
-    container = {
-        **{"name": "one", "image": ours.cluster.bash_image, "command": ["bash", "-c", answers]},
-        "securityContext": {
-            **{"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            **{"runAsNonRoot": True, "runAsUser": 1000},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
+    command = container(ours.cluster.bash_image, answers)
+    spec = job(name, command, pod={"terminationGracePeriodSeconds": 0})["spec"]["template"]["spec"]
     # A Job's own names for its pods are its controller's, which takes such a pod for its own.
     of_job = ("batch.kubernetes.io/", "controller-uid", "job-name")
     plain = {key: value for key, value in labels.items() if not key.startswith(of_job)}
     about = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": plain}}
-    ours.cluster.apply(
-        ours.namespace,
-        {**about, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}},
-    )
-
-
-def store(ours: Team) -> tuple[str, int]:
-    """Where it is."""
-    assert ours.cluster.s3
-    host, _, port = ours.cluster.s3.endpoint.partition("//")[2].partition(":")
-    return host, int(port)
+    ours.cluster.apply(ours.namespace, {**about, "spec": spec})
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +121,10 @@ _REACHES = {
 
 
 def test_each_kind_of_pod_reaches_what_it_takes_and_no_more(
-    ours: Team, model: Model, pods: dict[str, str]
+    ours: Team, model: Gate, pods: dict[str, str]
 ) -> None:
     places = {
-        "store": store(ours),
+        "store": ours.store,
         "model": (OUTSIDE, model.port),
         # The node's own address: the one of the service is nobody's to close.
         "api": (NODE, 443),
@@ -178,7 +135,7 @@ def test_each_kind_of_pod_reaches_what_it_takes_and_no_more(
 
 
 def test_the_policy_of_the_page_about_profiles_closes_the_way_to_a_model(
-    ours: Team, model: Model
+    ours: Team, model: Gate
 ) -> None:
     """Without a release."""
     pages = re.findall(r"```yaml\n(.*?)```", _GUIDE.read_text(), re.DOTALL)
@@ -186,9 +143,9 @@ def test_the_policy_of_the_page_about_profiles_closes_the_way_to_a_model(
     assert policy.count("10.20.0.0/16") == 1
     asleep(ours, "elsewhere", {"distill-ledger/llm": "off"})
     ours.kubectl("wait", "pod/elsewhere", "--for=condition=Ready", "--timeout=60s")
-    places = {"store": store(ours), "model": (OUTSIDE, model.port)}
+    places = {"store": ours.store, "model": (OUTSIDE, model.port)}
     becomes(ours, {"elsewhere": {"store", "model"}}, places)
-    here = policy.replace("10.20.0.0/16", f"{store(ours)[0]}/32")
+    here = policy.replace("10.20.0.0/16", f"{ours.store[0]}/32")
     ours.kubectl("create", "-f", "-", given=here)
     becomes(ours, {"elsewhere": {"store"}}, places)
 

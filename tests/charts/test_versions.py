@@ -11,6 +11,7 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
+from launcher.doctor_cluster import _NATIVE_SIDECARS
 from tests.charts.golden import CASES
 from tests.charts.golden import FOLDER as RENDERED
 from tests.rig.helm import CHARTS
@@ -66,12 +67,13 @@ def test_a_job_or_a_policy(file: Path) -> None:
 
 
 def test_the_oldest_is_the_oldest() -> None:
-    """One before it knows neither our admission policies nor when a failed pod of a Job is replaced."""
+    """One before it does not know our admission policies; what doctor takes is what the chart takes."""
     (policy, *_) = objects(RENDERED / "admin.yaml")
     with pytest.raises(kubernetes_validate.SchemaNotFoundError):
         kubernetes_validate.validate(policy, "1.29", strict=True)
     assert oldest("distill-ledger-admin") == "1.30"
     assert oldest("distill-ledger") == _OLDEST
+    assert ".".join(map(str, _NATIVE_SIDECARS)) == _OLDEST
 
 
 def test_a_field_that_a_version_lacks_is_found() -> None:

@@ -19,11 +19,17 @@ _SECONDS = 240
 
 
 class Gate:
-    """``passing`` and ``coming`` are lines of a stage's command; ``came`` the names in the order of their coming."""
+    """``passing``, ``asking`` and ``coming`` are lines of a stage's command; ``came`` the names in the order of their
+    coming."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         #: Comes, and goes on at once.
         self.passing = f'echo "$RUN_ID $STAGE now" >/dev/tcp/{OUTSIDE}/{port}'
+        #: Comes, and goes on once it has an answer, which it has at once; fails where it has none.
+        self.asking = (
+            f'exec 9<>/dev/tcp/{OUTSIDE}/{port} && echo "$RUN_ID $STAGE now" >&9 && read -r _ <&9'
+        )
         #: Comes, and waits.
         self.coming = (
             f'exec 9<>/dev/tcp/{OUTSIDE}/{port}; echo "$RUN_ID $STAGE wait" >&9; read -r _ <&9'

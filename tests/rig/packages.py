@@ -25,7 +25,6 @@ _PACKAGES = {
     "/usr/lib/cni/ptp": "containernetworking-plugins",
     "/usr/sbin/debootstrap": "debootstrap",
     "/usr/sbin/ip": "iproute2",
-    "/usr/sbin/ipset": "ipset",
     "/usr/sbin/iptables": "iptables",
     "/usr/bin/openssl": "openssl",
     "/usr/sbin/runc": "runc",

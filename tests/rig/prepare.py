@@ -21,6 +21,7 @@ from tests.rig.cluster.images import debian_archive
 from tests.rig.cluster.minigrid_image import minigrid_image
 from tests.rig.cluster.programs import given, programs
 from tests.rig.helm import helm_program
+from tests.rig.policed import policy_program
 from tests.rig.prometheus import prometheus_program
 from tests.rig.s3 import s3_program
 
@@ -60,6 +61,7 @@ def _parts(path: Path | None) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "this project's image", agent_image()[1]
     yield "the demo's image", minigrid_image()[1]
     yield "Prometheus", prometheus_program
+    yield "kube-router", policy_program
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ from tests.rig.cluster.images import SANDBOX
 from tests.rig.cluster.machine import CGROUP, HOME, NODE, PODS, SERVICES
 from tests.rig.cluster.programs import Programs
 
-__all__ = ["AUDIT", "POLICIES", "SOCKET", "Daemon", "daemons"]
+__all__ = ["AUDIT", "SOCKET", "Daemon", "daemons"]
 
 SOCKET = HOME / "containerd.sock"
 #: One line of JSON for each request that the API server answered.
 AUDIT = HOME / "audit.log"
-#: Enforces network policies; the one daemon that runs only where a test starts it (``tests.rig.policed``).
-POLICIES = "kube-router"
 _MANIFESTS = HOME / "static"
 
 
@@ -37,7 +35,7 @@ class Daemon:
 def daemons(programs: Programs, who: Identities) -> list[Daemon]:
     """In the order in which they start. Their settings are written here."""
     made: list[Callable[[Programs, Identities], Daemon]]
-    made = [_etcd, _containerd, _api_server, _controllers, _scheduler, _kubelet, _policies]
+    made = [_etcd, _containerd, _api_server, _controllers, _scheduler, _kubelet]
     return [one(programs, who) for one in made]
 
 
@@ -138,21 +136,6 @@ def _kubelet(programs: Programs, who: Identities) -> Daemon:
         f"--hostname-override={NODE_NAME}",
     ]
     return Daemon("kubelet", command, "http://127.0.0.1:10248/healthz")
-
-
-def _policies(programs: Programs, who: Identities) -> Daemon:
-    port = 20244
-    command = [
-        programs["kube-router"],
-        f"--kubeconfig={who.kubeconfig('admin')}",
-        f"--hostname-override={NODE_NAME}",
-        "--run-firewall=true",
-        "--run-router=false",
-        "--run-service-proxy=false",
-        f"--service-cluster-ip-range={SERVICES}",
-        f"--health-port={port}",
-    ]
-    return Daemon(POLICIES, command, f"http://127.0.0.1:{port}/healthz")
 
 
 def _kubelet_settings(who: Identities) -> dict[str, object]:

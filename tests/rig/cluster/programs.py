@@ -13,14 +13,12 @@ import pytest
 from tests.rig import packages
 from tests.rig.cluster.machine import obstacle
 from tests.rig.s3 import s3_program
-from tests.rig.tools import go_programs, go_tool, skip
+from tests.rig.tools import go_programs, skip
 
-__all__ = ["ETCD", "KUBERNETES", "KUBE_ROUTER", "Programs", "given", "kubernetes", "programs"]
+__all__ = ["ETCD", "KUBERNETES", "Programs", "given", "kubernetes", "programs"]
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.4"
-#: Of it the part that enforces network policies.
-KUBE_ROUTER = "2.1.0"
 
 _HERE = Path(__file__).parent
 
@@ -38,8 +36,8 @@ def given() -> Path | None:
 class Programs:
     """Where each program of a cluster lies."""
 
-    def __init__(self, *folders: Path) -> None:
-        self._folders = folders
+    def __init__(self, kubernetes: Path, etcd: Path) -> None:
+        self._folders = (kubernetes, etcd)
 
     def __getitem__(self, name: str) -> str:
         for folder in self._folders:
@@ -54,7 +52,7 @@ def programs() -> Programs:
         skip(reason)
     packages.installed()
     s3_program()
-    return Programs(kubernetes(), _etcd(), _kube_router())
+    return Programs(kubernetes(), _etcd())
 
 
 def kubernetes() -> Path:
@@ -68,8 +66,3 @@ def kubernetes() -> Path:
 
 def _etcd() -> Path:
     return go_programs(_HERE / "etcd", ETCD, "-trimpath", "-ldflags", "-s -w")
-
-
-def _kube_router() -> Path:
-    module = "github.com/cloudnativelabs/kube-router/v2"
-    return go_tool(module, "cmd/kube-router", KUBE_ROUTER).parent
